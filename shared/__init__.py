@@ -1,0 +1,13 @@
+"""The course's library: a window over the chapter folders.
+
+Each chapter's notebook exports one module into the chapter's own folder. This package puts those folders on its search
+path, so that ``from shared.traditional_ml import LinearRegression`` loads ``00_Traditional_ML/traditional_ml.py``: one
+file a module, in the folder of the chapter that teaches it. An installed wheel holds the modules in this folder itself.
+"""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+CHAPTER_FOLDERS = sorted(Path(__file__).resolve().parent.parent.glob("[0-9][0-9]_*/"))
+__path__.extend(map(str, CHAPTER_FOLDERS))
