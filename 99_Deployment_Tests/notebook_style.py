@@ -3,6 +3,7 @@
 A rule is a function of a notebook (parsed by nbformat) and its path that yields one sentence for each offence. `RULES`
 hold for every notebook, `CHAPTER_RULES` for the narrative notebook of a chapter.
 """
+
 import ast
 import re
 
@@ -19,7 +20,7 @@ plots.use_course_style()"""
 
 LONGEST_CELL, LONGEST_CLASS, LONGEST_RUN, LARGEST_FILE = 40, 60, 4, 1_500_000
 SPINE = ["at a glance", "beside", "bug clinic", "exercises", "recap"]
-EMOJI = re.compile("[\U0001F000-\U0001FAFF\u2600-\u26FF\u2705\u2728\u274C\u2757]")
+EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u2604\u2607-\u26ff\u2705\u2728\u274c\u2757]")
 CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d\.\d+)["']""")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -104,7 +105,11 @@ def figures_are_shown_and_described(notebook, path):
     """A figure ends with plt.show(), comes out as a picture, and the picture has alternative text."""
     for cell in code_cells(notebook):
         drawn = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        if re.search(r"\bplt\.(figure|subplots)\(", cell.source) and "def " not in cell.source and "plt.show()" not in cell.source:
+        if (
+            re.search(r"\bplt\.(figure|subplots)\(", cell.source)
+            and "def " not in cell.source
+            and "plt.show()" not in cell.source
+        ):
             yield f"cell {cell.id!r} draws a figure and does not end with plt.show()"
         if "plt.show()" in cell.source and "def " not in cell.source and not drawn:
             yield f"cell {cell.id!r} shows a figure, but stores no picture"
@@ -160,8 +165,13 @@ def links_resolve(notebook, path):
 
 def spine(notebook, path):
     """A chapter has a title, a glance ahead, a comparison, a bug clinic, exercises and a recap, in this order."""
-    headings = [line.lstrip("#").strip().lower() for cell in notebook.cells if cell.cell_type == "markdown"
-                for line in cell.source.split("\n") if re.match(r"#{1,3} ", line)]
+    headings = [
+        line.lstrip("#").strip().lower()
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.split("\n")
+        if re.match(r"#{1,3} ", line)
+    ]
     if not notebook.cells or not notebook.cells[0].source.startswith("# "):
         yield "the first cell is not the title"
     found = [next((i for i, heading in enumerate(headings) if part in heading), None) for part in SPINE]
@@ -200,8 +210,9 @@ def complete_exercises(notebook, path):
         if "solutions.ipynb" not in text:
             yield f"exercise {id}: no link to its solution"
         exercise = table.get(id)
-        if exercise and not (id in text and "★" * exercise.stars in text and f"{exercise.minutes} minutes" in text):
-            yield f"exercise {id}: its text does not say id, {'★' * exercise.stars} and {exercise.minutes} minutes as exercises.py does"
+        if exercise and not (id in text and "★" * exercise.stars in text and f"{exercise.minutes} min" in text):
+            stars = "★" * exercise.stars
+            yield f"exercise {id}: its text does not say {id}, {stars} and {exercise.minutes} minutes as exercises.py does"
 
 
 def solutions_pass(notebook, path):
@@ -215,8 +226,20 @@ def solutions_pass(notebook, path):
             yield f"the solution of {id} does not store that it passed"
 
 
-RULES = [stored_as_run_all_leaves_it, readable_ids, short_cells, prose_between_code, small_file, common_setup, seeded,
-         figures_are_shown_and_described, exported_code_is_quiet, plain_mathematics, sober, links_resolve]
+RULES = [
+    stored_as_run_all_leaves_it,
+    readable_ids,
+    short_cells,
+    prose_between_code,
+    small_file,
+    common_setup,
+    seeded,
+    figures_are_shown_and_described,
+    exported_code_is_quiet,
+    plain_mathematics,
+    sober,
+    links_resolve,
+]
 CHAPTER_RULES = [spine, complete_exercises]
 SOLUTION_RULES = [solutions_pass]
 

@@ -73,6 +73,10 @@ def hangs_up(request, content, start):
     """Closes the connection without a word."""
 
 
+def talks_nonsense(request, content, start):
+    request.wfile.write(b"This is not HTTP.\r\n\r\n")
+
+
 def answers(code):
     def fault(request, content, start):
         request.begin(code, 5)
@@ -163,7 +167,7 @@ def files_in(folder):
     return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
 
 
-FAULTS = [truncates, corrupts, stalls, hangs_up, answers(404), answers(500)]
+FAULTS = [truncates, corrupts, stalls, hangs_up, talks_nonsense, answers(404), answers(500)]
 by_name = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 
 
@@ -283,10 +287,11 @@ def test_a_wrong_part_is_thrown_away(wrong, text, server):
     assert server.asked == [("/text", f"bytes={len(wrong)}-"), ("/text", None)]
 
 
-def test_the_second_address_serves_where_the_first_does_not(text, server, monkeypatch):
+@pytest.mark.parametrize("fault", [answers(404), answers(500)], ids=lambda fault: fault.__name__)
+def test_the_second_address_serves_where_the_first_does_not(fault, text, server, monkeypatch):
     server.files["/gone"] = b""
     serve_text(monkeypatch, server.address("/gone"), server.address("/text"))
-    server.plan = [answers(404)]
+    server.plan = [fault]
     assert datasets.tinyshakespeare() == TEXT
     assert server.asked == [("/gone", None), ("/text", None)]
 
@@ -386,6 +391,21 @@ def test_a_cache_that_is_read_only_is_a_clear_error(text, server):
     assert server.asked == []
 
 
+def test_what_is_in_the_cache_is_read_without_writing_there(text, server):
+    text.parent.mkdir(parents=True)
+    text.write_text(TEXT)
+    assert datasets.tinyshakespeare() == TEXT
+    assert list(text.parent.iterdir()) == [text]
+    assert server.asked == []
+
+
+def test_what_cannot_be_read_is_not_called_damaged(text, server):
+    text.mkdir(parents=True)
+    with pytest.raises(DatasetUnavailable, match=rf"{re.escape(str(text))} cannot be read") as caught:
+        datasets.tinyshakespeare()
+    assert not isinstance(caught.value, CorruptDataset)
+
+
 # ---- pictures: a small set in the form of MNIST, and one in the form of CIFAR-10 ----
 
 
@@ -436,8 +456,7 @@ def small_mnist(cache, server, monkeypatch):
 def small_cifar10(cache, server, monkeypatch):
     images = small_images((3, 32, 32), train=50, test=10)
     batches = {
-        f"data_batch_{i + 1}": (images.x_train[10 * i : 10 * i + 10], images.y_train[10 * i : 10 * i + 10])
-        for i in range(5)
+        f"data_batch_{i + 1}": (images.x_train[10 * i : 10 * i + 10], images.y_train[10 * i : 10 * i + 10]) for i in range(5)
     }
     batches["test_batch"] = images.x_test, images.y_test
     packed = io.BytesIO()
@@ -455,9 +474,7 @@ def small_cifar10(cache, server, monkeypatch):
     monkeypatch.setitem(
         datasets._FULL_SETS,
         "cifar10",
-        cifar10._replace(
-            read=partial(datasets._read_images, picture=(3, 32, 32), train=50, test=10), sources=(source,)
-        ),
+        cifar10._replace(read=partial(datasets._read_images, picture=(3, 32, 32), train=50, test=10), sources=(source,)),
     )
     return images
 
@@ -467,6 +484,20 @@ def test_mnist_is_made_of_its_four_files(small_mnist, server, cache):
     assert files_in(cache) == {"mnist.npz"}
     assert equal(datasets.mnist(), small_mnist)
     assert len(server.asked) == 4
+
+
+def test_a_process_that_has_waited_for_another_does_not_start_again(small_mnist, server, cache):
+    datasets.mnist()
+    datasets._fill(cache / "mnist.npz", datasets._FULL_SETS["mnist"])  # it had looked before the other one was done
+    assert len(server.asked) == 4
+
+
+def test_a_changed_pixel_of_mnist_is_noticed(small_mnist, cache):
+    cache.mkdir(parents=True)
+    small_mnist.x_test[3, 14, 14] ^= 1
+    np.savez(cache / "mnist.npz", **small_mnist._asdict())
+    with pytest.raises(CorruptDataset, match=r"mnist\.npz"):
+        datasets.mnist()
 
 
 def test_mnist_resumes_with_the_file_that_failed(small_mnist, server, cache):
@@ -688,9 +719,9 @@ def test_importing_is_quick_and_brings_nothing_slow():
     )
     seconds, slow = zip(
         *(
-            subprocess.run(
-                [sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True
-            ).stdout.split("\n")[:2]
+            subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True).stdout.split(
+                "\n"
+            )[:2]
             for _ in range(2)
         ),
         strict=True,

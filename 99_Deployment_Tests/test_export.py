@@ -1,4 +1,5 @@
 """The exporter: what it writes, and what it must refuse."""
+
 import json
 
 import pytest
@@ -20,7 +21,7 @@ GROWN = notebook(
     "from shared.export import method_of   # not exported",
     '#| export\nclass Box:\n    """Holds one thing."""\n\n    def __init__(self, thing):\n        self.thing = thing',
     "Box(3).thing",
-    '#| export\n# why it is here\nLIMIT = 3\n\n\ndef _hidden():\n    return math.pi',
+    "#| export\n# why it is here\nLIMIT = 3\n\n\ndef _hidden():\n    return math.pi",
     '#| export\n@method_of(Box, "__radd__")\ndef __add__(self, other):\n    """Add."""\n    return np.add(self.thing, other)',
     "#| export\n@method_of(Box)\n@property\ndef double(self):\n    return 2 * self.thing",
 )
@@ -70,19 +71,25 @@ def test_a_notebook_without_marked_cells_has_no_module():
     assert module_source(notebook("x = 1"), "x.ipynb") is None
 
 
-@pytest.mark.parametrize(("source", "complaint"), [
-    ("# | export\nx = 1", "first line"),
-    ("#|export\nx = 1", "first line"),
-    ("# export\nx = 1", "first line"),
-    ("#| Export\nx = 1", "first line"),
-    ("x = 1\n#| export\ny = 2", "first line"),
-    ("#| export\n%matplotlib inline", "magics"),
-    ("#| export\n!ls", "magics"),
-    ("#| export\nimport os   # for later", "comment"),
-    ("#| export\n@method_of(Nowhere)\ndef f(self): ...", "Nowhere"),
-    ('#| export\nclass A: ...\n@method_of(A)\ndef f(self):\n    return """two\nlines"""', "string over several lines"),
-    ("#| export\nx = 1\nx = 2", "exported before"),
-])
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("# | export\nx = 1", "first line"),
+        ("#|export\nx = 1", "first line"),
+        ("# export\nx = 1", "first line"),
+        ("#| Export\nx = 1", "first line"),
+        ("x = 1\n#| export\ny = 2", "first line"),
+        ("#| export\n%matplotlib inline", "magics"),
+        ("#| export\n!ls", "magics"),
+        ("#| export\nimport os   # for later", "comment"),
+        ("#| export\n@method_of(Nowhere)\ndef f(self): ...", "Nowhere"),
+        (
+            '#| export\nclass A: ...\n@method_of(A)\ndef f(self):\n    return """two\nlines"""',
+            "string over several lines",
+        ),
+        ("#| export\nx = 1\nx = 2", "exported before"),
+    ],
+)
 def test_what_cannot_be_exported_is_refused_by_name(source, complaint):
     with pytest.raises(ExportError, match=complaint) as caught:
         module_source(notebook(source), "here.ipynb")
@@ -130,5 +137,13 @@ def test_check_notices_a_difference(tmp_path, monkeypatch, capsys):
 def test_modules_pass_on_what_the_layout_promises():
     """Every chapter folder exists, and a module in it stands beside a notebook of its name."""
     assert [folder.name for folder in CHAPTER_FOLDERS] == [
-        "00_Traditional_ML", "01_Perceptrons_Rosenblatt", "02_Scalar_Autograd", "03_Scalar_MLP", "04_Tensor_Class",
-        "05_Tensor_MLP", "06_CNN_Vectorised", "07_Transformers", "99_Deployment_Tests"]
+        "00_Traditional_ML",
+        "01_Perceptrons_Rosenblatt",
+        "02_Scalar_Autograd",
+        "03_Scalar_MLP",
+        "04_Tensor_Class",
+        "05_Tensor_MLP",
+        "06_CNN_Vectorised",
+        "07_Transformers",
+        "99_Deployment_Tests",
+    ]

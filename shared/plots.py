@@ -6,11 +6,10 @@ data grey, prediction blue, gradient orange, error red. A figure's title states 
 
 import io
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
-from matplotlib.figure import Figure
-from PIL import Image
 
 __all__ = [
     "DATA",
@@ -41,7 +40,7 @@ SEQUENTIAL = "cividis"
 STYLE = {
     "axes.axisbelow": True,
     "axes.grid": True,
-    "axes.prop_cycle": plt.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,
@@ -58,15 +57,15 @@ STYLE = {
 
 def use_course_style():
     """Switch matplotlib, and a notebook's display of figures, to the course's style."""
-    plt.rcParams.update(STYLE)
+    matplotlib.rcParams.update(STYLE)
     try:
         shell = get_ipython()
     except NameError:  # not in a notebook
         return
-    plt.switch_backend(
-        plt.get_backend()
-    )  # loads the notebook's backend now, so that it does not undo the next line later
-    shell.display_formatter.formatters["image/png"].for_type(Figure, png)
+    import matplotlib.pyplot as plt  # here, because it takes longer to load than all the rest of the library
+
+    plt.switch_backend(plt.get_backend())  # loads the notebook's backend now, lest it undo the next line later
+    shell.display_formatter.formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure", png)
 
 
 def describe(figure, text):
@@ -99,6 +98,8 @@ def png(figure):
         raise ValueError(
             "this figure has no title and no description: set a title, or call plots.describe(figure, text)"
         )
+    from PIL import Image  # comes with matplotlib
+
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor="white")
     Image.open(buffer).convert("RGB").quantize(256).save(small, format="png", optimize=True)

@@ -1,0 +1,1 @@
+from traditional_ml import *
