@@ -65,7 +65,7 @@ def use_course_style():
     import matplotlib.pyplot as plt  # here, because it takes longer to load than all the rest of the library
 
     plt.switch_backend(plt.get_backend())  # loads the notebook's backend now, lest it undo the next line later
-    shell.display_formatter.formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure", png)
+    shell.display_formatter.formatters["image/png"].for_type(plt.Figure, png)
 
 
 def describe(figure, text):
