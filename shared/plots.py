@@ -5,6 +5,8 @@ data grey, prediction blue, gradient orange, error red. A figure's title states 
 """
 
 import io
+from collections import Counter
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
@@ -18,13 +20,21 @@ __all__ = [
     "GRADIENT",
     "PALETTE",
     "PREDICTION",
+    "activation_histograms",
+    "computation_graph",
     "confusion_matrix",
     "decision_boundary",
-    "describe",
     "descent_path",
+    "describe",
+    "digit_map",
     "loss_curve",
+    "mark_one",
+    "perceptron_update",
     "pictures",
     "residuals",
+    "score_ladder",
+    "tree_diagram",
+    "two_classes",
     "use_course_style",
     "worst_mistakes",
 ]
@@ -169,16 +179,74 @@ def decision_boundary(ax, x, y, predict=None, *, score=None, margin=None, labels
     ax.grid(False)
 
 
-def descent_path(ax, loss, path, *, levels=24, margin=0.3, label=None, colour=GRADIENT, log=True):
-    """Draw the path (T, 2) of a descent over the contours of `loss`, which maps (M, 2) points to M losses."""
+def descent_path(ax, loss, path, *, levels=24, margin=0.3, label=None, colour=GRADIENT, log=True, span=None):
+    """Draw the path (T, 2) of a descent over the contours of `loss`, which maps (M, 2) points to M losses.
+
+    The part of the plane that is shown is the rectangle around the path, or around the points `span` (M, 2).
+    """
     path = np.asarray(path)
-    first, second, grid = plane_grid(path, margin)
+    first, second, grid = plane_grid(path if span is None else np.asarray(span), margin)
     values = np.asarray(loss(grid)).reshape(len(second), len(first))
     if log:  # equal steps of the logarithm show the valley's floor as clearly as its walls
         values = np.log10(values - values.min() + 1e-3 * np.ptp(values))
     ax.contour(first, second, values, levels=levels, cmap=SEQUENTIAL, linewidths=0.8)
     ax.plot(*path.T, color=colour, marker="o", markersize=3, linewidth=1.2, label=label)
     ax.plot(*path[-1], marker="*", markersize=13, color=ERROR, markeredgecolor="white")
+    ax.set(xlim=first[[0, -1]], ylim=second[[0, -1]])
+
+
+def perceptron_update(ax, x, t, before, after, wrong):
+    """Draw one update of a perceptron through the origin.
+
+    x : (N, 2) points with targets `t` (N,) of -1 and +1. before, after : (2,) weights. wrong : row of the mistaken point.
+    The old line is dashed, the new one solid; the old weights plus or minus the ringed point are the new weights.
+    """
+    reach = 1.25 * max(np.abs(x).max(), np.abs(after).max(), np.abs(before).max())
+
+    def line(w, **style):
+        if np.any(w):
+            along = np.array([-w[1], w[0]]) / np.linalg.norm(w) * 2 * reach
+            ax.plot([-along[0], along[0]], [-along[1], along[1]], color="black", **style)
+
+    def arrow(start, end, colour, **style):
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0,
+                                                "shrinkB": 0, **style})
+
+    line(before, linestyle="dashed", linewidth=1)
+    line(after, linewidth=1.6)
+    for sign, marker, colour in ((-1, "s", PALETTE[2]), (1, "o", PALETTE[3])):
+        ax.scatter(*x[t == sign].T, s=26, marker=marker, color=colour, edgecolor="white", linewidth=0.5)
+    ax.scatter(*x[wrong], s=150, facecolor="none", edgecolor=ERROR, linewidth=2)
+    if np.any(before):
+        arrow((0, 0), before, DATA)
+    arrow(before, after, GRADIENT)
+    arrow((0, 0), after, PREDICTION)
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    ax.grid(False)
+
+
+def mark_one(ax, picture, *, units=9, wires=5, seed=0):
+    """Sketch the Mark I Perceptron reading `picture` (20, 20): retina, association units, adjustable weights, response."""
+    rng = np.random.default_rng(seed)
+    side, heights = len(picture), np.linspace(-8.5, 8.5, units)
+    low = -side / 2
+    ax.imshow(picture, cmap="gray_r", extent=(low, -low, low, -low), interpolation="nearest")
+    ax.plot([low, -low, -low, low, low], [low, low, -low, -low, low], color="black", linewidth=1)
+    for height in heights:
+        for row, column in rng.integers(0, side, (wires, 2)):
+            start = (low + column + 0.5, -low - row - 0.5)
+            ax.plot([start[0], 21], [start[1], height], color=DATA, linewidth=0.6, alpha=0.6, marker="o", markersize=2)
+        weight = rng.normal()
+        ax.plot([21, 38], [height, 0], color=GRADIENT, linewidth=0.6 + 1.5 * abs(weight))
+        ax.text(27.5, height * 0.62, "↗", ha="center", va="center", fontsize=9)
+    ax.scatter(np.full(units, 21), heights, s=90, color="white", edgecolor="black", zorder=3)
+    ax.scatter([38], [0], s=320, color=PREDICTION, edgecolor="black", zorder=3)
+    for x, text in ((0, "retina\n20 × 20 photocells"), (21, "association units\nwired at random, fixed"),
+                    (38, "response\n+1 or −1")):
+        ax.text(x, -14.5, text, ha="center", va="center", fontsize=9)
+    ax.text(30.5, 11, "weights: potentiometers\nturned by motors", ha="center", va="center", fontsize=9, color="black")
+    ax.set(xlim=(-12, 43), ylim=(-17, 13), aspect="equal")
+    ax.set_axis_off()
 
 
 def residuals(ax, y_true, y_pred, *, unit=""):
@@ -212,6 +280,63 @@ def confusion_matrix(ax, matrix, classes=None):
     ax.grid(False)
 
 
+def digit_map(ax, images, places, *, zoom=0.55, cmap="gray_r"):
+    """Draw small pictures (N, H, W) at their `places` (N, 2) in the plane: the result of PCA, or an embedding."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    places = np.asarray(places)
+    ax.scatter(*places.T, s=0)  # sets the limits
+    for image, place in zip(images, places, strict=True):
+        ink = np.ma.masked_less(np.asarray(image, dtype=float) / np.max(image), 0.1)  # paper is transparent
+        ax.add_artist(AnnotationBbox(OffsetImage(ink, zoom=zoom, cmap=cmap), place, frameon=False))
+
+
+def score_ladder(ax, names, scores, *, baseline=None, form="{:.1%}"):
+    """Draw scores as horizontal bars, the lowest on top, each with its number; `baseline` is a dashed line."""
+    order = np.argsort(scores, kind="stable")[::-1]
+    bars = ax.barh([names[i] for i in order], [scores[i] for i in order], color=PREDICTION, height=0.65)
+    ax.bar_label(bars, [form.format(scores[i]) for i in order], padding=4)
+    if baseline is not None:
+        ax.axvline(baseline, color=ERROR, linestyle="dashed", linewidth=1.2)
+    ax.grid(axis="y", visible=False)
+    ax.margins(x=0.12)
+
+
+def tree_diagram(ax, tree, features, classes):
+    """Draw a small decision tree: each question with its Gini impurity, each leaf with its class and its rows.
+
+    `tree` holds children_left, children_right, feature, threshold, impurity, n_node_samples and value, as scikit-learn
+    names them; `features` and `classes` are names.
+    """
+    leaves = iter(range(len(tree.feature)))
+
+    def draw(node, depth):
+        """Draw the branch at `node`; returns where its box stands."""
+        inner = tree.feature[node] >= 0
+        children = (tree.children_left[node], tree.children_right[node]) if inner else ()
+        places = [draw(child, depth + 1) for child in children]
+        x = np.mean([place[0] for place in places]) if places else next(leaves)
+        winner = int(tree.value[node].argmax())
+        question = f"{features[tree.feature[node]]}\n≤ {tree.threshold[node]:,.4g} ?" if inner else f"{classes[winner]}"
+        for place, answer in zip(places, ("yes", "no"), strict=False):
+            ax.plot([x, place[0]], [-depth, place[1]], color=DATA, linewidth=1, zorder=1)
+            ax.text((x + place[0]) / 2, (place[1] - depth) / 2, answer, fontsize=8, color=DATA, ha="center")
+        ax.text(
+            x,
+            -depth,
+            f"{question}\n{tree.n_node_samples[node]} rows, Gini {tree.impurity[node]:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "black" if inner else PALETTE[winner]},
+        )
+        return x, -depth
+
+    draw(0, 0)
+    ax.set_axis_off()
+    ax.margins(0.12)
+
+
 def pictures(axes, images, titles=None, *, cmap="gray_r", colours=None, **options):
     """Show images (N, H, W), or (N, H, W, 3), one in each of `axes`, with optional titles; further axes stay empty."""
     axes = np.ravel(axes)
@@ -230,3 +355,126 @@ def worst_mistakes(axes, images, y_true, y_pred, confidence):
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: np.size(axes)]
     titles = [f"{y_true[i]} read as {y_pred[i]}\n{confidence[i]:.0%} sure" for i in wrong]
     pictures(axes, np.asarray(images)[wrong], titles)
+
+
+def layered_layout(count, edges):
+    """Places for the nodes 0 to `count` - 1 of a graph whose edges lead from a lower to a higher number.
+
+    Returns the (count, 2) places, column and row, and for each edge the list of points that it passes through. A node
+    stands one column before the first node that it leads to; the rows keep edges short, and nodes one row apart.
+    """
+    column = [0] * count
+    for start, end in sorted(edges, key=lambda edge: -edge[1]):
+        column[start] = min(column[start], column[end] - 1)
+    column = [c - min(column) for c in column]
+    heights, routes = [1.0] * count, []
+    for start, end in edges:  # an edge over several columns passes through an invisible node in each of them
+        hidden = list(range(len(column), len(column) + column[end] - column[start] - 1))
+        column += range(column[start] + 1, column[end])
+        heights += [0.6] * len(hidden)
+        routes.append([start, *hidden, end])
+    beside = [[] for _ in column]
+    for route in routes:
+        for a, b in pairwise(route):
+            beside[a].append(b)
+            beside[b].append(a)
+    row = np.zeros(len(column))
+    columns = [[i for i in range(len(column))[::-1] if column[i] == c] for c in range(max(column) + 1)]
+    for members in columns:
+        row[members] = spread(np.arange(len(members), dtype=float), [heights[i] for i in members])
+    sweep = [*range(len(columns) - 1, -1, -1), *range(len(columns))]
+    for c in 8 * sweep + sweep[: len(columns)]:
+        wish = {i: np.mean([row[j] for j in beside[i]]) if beside[i] else row[i] for i in columns[c]}
+        columns[c].sort(key=lambda i: (round(wish[i], 6), row[i]))
+        row[columns[c]] = spread(np.array([wish[i] for i in columns[c]]), [heights[i] for i in columns[c]])
+    places = np.stack([np.array(column, dtype=float), row], 1)
+    return places[:count], [[places[i] for i in route] for route in routes]
+
+
+def spread(wishes, heights):
+    """The places nearest to the ascending `wishes` at which things of these heights do not overlap."""
+    heights = np.asarray(heights)
+    offset = np.concatenate([[0], np.cumsum((heights[1:] + heights[:-1]) / 2)])
+    blocks = []  # means of the wishes, less the offsets, of things that touch: isotonic regression
+    for wish in wishes - offset:
+        blocks.append((wish, 1))
+        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
+            (a, n), (b, m) = blocks[-2:]
+            blocks[-2:] = [((a * n + b * m) / (n + m), n + m)]
+    return np.repeat([mean for mean, _ in blocks], [n for _, n in blocks]) + offset
+
+
+def computation_graph(nodes, edges, ax=None, *, turn=None):
+    """Draw a computation from left to right: each node's name and data above its gradient, operations in circles.
+
+    Parameters
+    ----------
+    nodes : for each node (operation, name, data, gradient): two strings, either may be empty, and two numbers; a
+        gradient that is None leaves its half of the node blank. Every node stands after those it was computed from.
+    edges : pairs of indices (parent, node).
+    ax : the Axes to draw into; by default a new figure of fitting size.
+    turn : index of the node that is just passing its gradient on; its edges are drawn backwards, in orange.
+
+    Returns the Axes.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Ellipse, FancyArrowPatch, Rectangle
+    from matplotlib.path import Path
+
+    places, routes = layered_layout(len(nodes), edges)
+    unit = np.array([2.35, -1.0])  # a column and a row, in heights of a node
+    places = places * unit
+    low, high = places.min(0) - np.array([1.3, 0.55]), places.max(0) + np.array([0.8, 0.55])
+    if ax is None:
+        _, ax = plt.subplots(figsize=(high - low) * [0.72, 0.78])
+    size = ax.get_position().size * ax.figure.get_size_inches()
+    scale = 72 * min(size / (high - low))  # points a unit
+    text = {"ha": "center", "va": "center", "fontsize": 0.205 * scale}
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    ax.set_axis_off()
+    drawn = Counter()
+    for (start, end), route in zip(edges, routes, strict=True):
+        drawn[start, end] += 1
+        aside = [0, 0.14 * (drawn[start, end] - (edges.count((start, end)) + 1) / 2)]  # keeps both edges of x * x apart
+        colour, style = (GRADIENT, "<|-") if end == turn else (DATA, "-|>")
+        points = [place * unit + aside for place in route]
+        points[0], points[-1] = points[0] + [0.72, 0], points[-1] - [1.2, 0]
+        curve = [points[0]]
+        for here, there in pairwise(points):  # each piece starts and ends level
+            middle = (here[0] + there[0]) / 2
+            curve += [(middle, here[1]), (middle, there[1]), there]
+        path = Path(curve, [Path.MOVETO] + [Path.CURVE4] * (len(curve) - 1))
+        look = {"color": colour, "linewidth": 0.022 * scale, "mutation_scale": 0.17 * scale}
+        ax.add_patch(FancyArrowPatch(path=path, arrowstyle=style, shrinkA=0, shrinkB=0, **look))
+    for i, ((op, name, data, gradient), (x, y)) in enumerate(zip(nodes, places, strict=True)):
+        op = op.replace("**", "^").replace("*", "×").replace("-", "\u2212")
+        if op:
+            ax.plot([x - 0.8, x - 0.7], [y, y], color=DATA, linewidth=0.022 * scale)
+            ax.add_patch(Ellipse((x - 0.98, y), 0.44, 0.44, facecolor="white", edgecolor=DATA, linewidth=0.018 * scale))
+            ax.text(x - 0.98, y, op, **text | {"fontsize": min(0.21, 0.6 / len(op)) * scale})
+        lower = "white" if gradient is None else "#FBE6BE"
+        ax.add_patch(Rectangle((x - 0.7, y), 1.4, 0.36, facecolor="#DCEAF5", linewidth=0))
+        ax.add_patch(Rectangle((x - 0.7, y - 0.36), 1.4, 0.36, facecolor=lower, linewidth=0))
+        frame = {"edgecolor": GRADIENT, "linewidth": 0.05 * scale} if i == turn else {"linewidth": 0.018 * scale}
+        ax.add_patch(Rectangle((x - 0.7, y - 0.36), 1.4, 0.72, fill=False, **frame))
+        ax.text(x, y + 0.17, f"{name} = {data:.4g}".removeprefix(" = ").replace("-", "\u2212"), **text)
+        if gradient is not None:
+            ax.text(x, y - 0.19, f"grad {gradient:.4g}".replace("-", "\u2212"), **text)
+    return ax
+
+
+def two_classes(ax, x, y):
+    """Draw points `x` (N, 2) of classes `y`, each class with its own colour and marker, over an empty plane."""
+    for name, colour, marker in zip(np.unique(y), PALETTE, "os^D", strict=False):
+        ax.scatter(*x[y == name].T, s=16, color=colour, marker=marker, edgecolor="white", linewidth=0.4, label=str(name))
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.grid(False)
+
+
+def activation_histograms(ax, histograms, *, xlabel="activation"):
+    """Draw histograms as lines, one for each layer from light to dark: a table {layer: (centres, shares)}."""
+    shades = matplotlib.colormaps[SEQUENTIAL](np.linspace(0.85, 0.0, len(histograms)))
+    for (name, (centres, shares)), shade in zip(histograms.items(), shades, strict=True):
+        ax.plot(centres, shares, color=shade, linewidth=1.5, label=name)
+    ax.set_yscale("symlog", linthresh=0.01)
+    ax.set(xlabel=xlabel, ylabel="share of outputs", ylim=(0, 1.2))
