@@ -301,30 +301,6 @@ class Ridge(_Regressor):
         return self._read(X, "predict") @ self.coef_.T + self.intercept_
 
 
-def accuracy_score(y_true, y_pred):
-    """The fraction of labels (N,) that are predicted right. Raises ValueError where shapes differ."""
-    y_true, y_pred = _pair(y_true, y_pred, "accuracy_score")
-    return float(np.mean(y_true == y_pred))
-
-
-def confusion_matrix(y_true, y_pred, labels=None):
-    """Count predictions: entry [i, j] is how often class i was predicted as class j. Returns (K, K) integers.
-
-    Classes are `labels` in that order, or the sorted labels that occur. Labels that are not in `labels` do not count.
-    Raises ValueError where shapes differ.
-    """
-    y_true, y_pred = _pair(y_true, y_pred, "confusion_matrix")
-    labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else np.asarray(labels)
-    rows, columns = y_true[:, None] == labels, y_pred[:, None] == labels  # one-hot, (N, K)
-    return rows.T.astype(np.int64) @ columns
-
-
-class _Classifier(_Estimator):
-    def score(self, X, y):
-        """The accuracy of the predictions for `X` (N, D) against the labels `y` (N,)."""
-        return accuracy_score(y, self.predict(X))
-
-
 def _softmax(Z):
     """Probabilities from logits (N, K), row by row. The largest logit is subtracted first, so that exp never overflows."""
     E = np.exp(Z - Z.max(1, keepdims=True))
@@ -405,6 +381,30 @@ def _newton(loss, W, tol, max_iter):
             length /= 2
         W, before = W + length * jump, steepness
     return W, max_iter
+
+
+def accuracy_score(y_true, y_pred):
+    """The fraction of labels (N,) that are predicted right. Raises ValueError where shapes differ."""
+    y_true, y_pred = _pair(y_true, y_pred, "accuracy_score")
+    return float(np.mean(y_true == y_pred))
+
+
+def confusion_matrix(y_true, y_pred, labels=None):
+    """Count predictions: entry [i, j] is how often class i was predicted as class j. Returns (K, K) integers.
+
+    Classes are `labels` in that order, or the sorted labels that occur. Labels that are not in `labels` do not count.
+    Raises ValueError where shapes differ.
+    """
+    y_true, y_pred = _pair(y_true, y_pred, "confusion_matrix")
+    labels = np.unique(np.concatenate([y_true, y_pred])) if labels is None else np.asarray(labels)
+    rows, columns = y_true[:, None] == labels, y_pred[:, None] == labels  # one-hot, (N, K)
+    return rows.T.astype(np.int64) @ columns
+
+
+class _Classifier(_Estimator):
+    def score(self, X, y):
+        """The accuracy of the predictions for `X` (N, D) against the labels `y` (N,)."""
+        return accuracy_score(y, self.predict(X))
 
 
 class LogisticRegression(_Classifier):

@@ -171,7 +171,8 @@ AVERAGE = Exercise(
     cases=average_cases,
     mistakes=[
         Mistake("this is still the function with the bug: it averages over mistakes, not over examples", mistakes_counted),
-        Mistake("off by one: this is the mean of the weights before each example; let seen go up after the update", counted_first),
+        Mistake("off by one: this is the mean of the weights before each example; let seen go up after the update",
+                counted_first),
         Mistake("these are the last weights, not their mean", lambda X, t, epochs: list(visits(X, t, epochs))[-1][1]),
         Mistake("this is the mean of the weights at the end of each pass; the mean is over every example",
                 lambda X, t, epochs: np.mean([after for _, after, _ in visits(X, t, epochs)][len(X) - 1 :: len(X)], axis=0)),

@@ -135,7 +135,8 @@ class Perceptron(_LinearClassifier):
     shuffle, random_state : visit the examples in a new random order each epoch, drawn from this seed.
 
     After `fit`: `coef_` (K, D), `intercept_` (K,), with one row where there are two classes, as in scikit-learn;
-    `classes_`; `mistakes_`, their number in each epoch; `n_iter_`, epochs; `converged_`, whether the last was clean.
+    `classes_`; `mistakes_`, their number in each epoch; `n_iter_`, epochs; `converged_`, whether the last was clean (with
+    `averaged` this is said of the weights that learn: their mean may still err on the data).
     Raises ValueError on parameters out of range.
     Sources: Rosenblatt (1958, 1962); Freund and Schapire (1999) for the average; Crammer and Singer (2003) for many classes.
     """

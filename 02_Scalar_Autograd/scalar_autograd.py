@@ -76,10 +76,12 @@ class Value:
         self.grad += 1.0
         for node in reversed(inner):
             grad, parents = node.grad, node.parents
-            if len(parents) == 2:  # the loop below, written out for the most common case, which makes it twice as fast
+            if len(parents) == 2:  # the loop below, written out for the usual cases, which makes it twice as fast
                 (a, b), (da, db) = parents, node.derivatives
                 a.grad += da * grad
                 b.grad += db * grad
+            elif len(parents) == 1:
+                parents[0].grad += node.derivatives[0] * grad
             else:
                 for parent, derivative in zip(parents, node.derivatives, strict=True):
                     parent.grad += derivative * grad
@@ -112,7 +114,7 @@ class Value:
             by_exponent = result * math.log(x) if x > 0 else 0.0 if x == 0 else math.nan
             return Value(result, (self, other), (_power_slope(x, n), by_exponent), "**")
         n = _real(other, "**")
-        return Value(_power(x, n), (self,), (_power_slope(x, n),), f"**{n:g}")
+        return Value(_power(x, n), (self,), (_power_slope(x, n),), f"**{other}")
 
     def __rpow__(self, other):
         return _lift(other, "**") ** self
@@ -145,12 +147,15 @@ class Value:
     def relu(self):
         """The number itself where it is positive, else 0, where the derivative is 0 as well. Section 9."""
         x = self.data
-        return Value(0.0 if x <= 0 else x, (self,), (1.0 if x > 0 else 0.0,), "relu")
+        return Value(0.0 if x <= 0 else x, (self,), (0.0 if x <= 0 else 1.0,), "relu")
+
+
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 
 def _real(x, operation):
     """The number `x` as a float; anything else is an error that names the operation."""
-    if not isinstance(x, int | float | np.integer | np.floating | np.bool_):
+    if not isinstance(x, _NUMBERS):
         raise TypeError(f"{operation}: expected a real number, got {x!r:.60} of type {type(x).__name__}")
     try:
         return float(x)
@@ -160,7 +165,7 @@ def _real(x, operation):
 
 def _lift(x, operation):
     """`x` itself where it is a Value, else a new leaf that holds the number `x`."""
-    return x if isinstance(x, Value) else Value(_real(x, operation))
+    return x if isinstance(x, Value) else Value(x if type(x) is float else _real(x, operation))
 
 
 def topological_order(root, parents):

@@ -1,5 +1,9 @@
-"""The tensor engine (draft, to be replaced by the export)."""
+"""The tensor engine: gradients of whole arrays
+
+Exported from 04_Tensor_Class/tensor.ipynb by `python -m shared.export`: edit the notebook, not this file.
+"""
 import contextvars
+import copy
 import functools
 import inspect
 import threading
@@ -10,31 +14,119 @@ import numpy as np
 
 from shared.scalar_autograd import topological_order
 
-float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
-uint8, int32, int64 = np.dtype("uint8"), np.dtype("int32"), np.dtype("int64")
-double, long = float64, int64
+__all__ = [
+    "OPERATIONS",
+    "Node",
+    "Tensor",
+    "abs",
+    "add",
+    "allclose",
+    "arange",
+    "argmax",
+    "argmin",
+    "as_tensor",
+    "cat",
+    "chunk",
+    "clamp",
+    "clone",
+    "cos",
+    "cumsum",
+    "default_generator",
+    "differentiable",
+    "div",
+    "einsum",
+    "empty",
+    "enable_grad",
+    "equal",
+    "exp",
+    "expand",
+    "eye",
+    "flatten",
+    "flip",
+    "from_numpy",
+    "full",
+    "full_like",
+    "gather",
+    "getitem",
+    "gradcheck",
+    "index_put",
+    "is_grad_enabled",
+    "linspace",
+    "log",
+    "log_softmax",
+    "logical_not",
+    "logsumexp",
+    "manual_seed",
+    "masked_fill",
+    "matmul",
+    "max",
+    "maximum",
+    "mean",
+    "min",
+    "minimum",
+    "mul",
+    "neg",
+    "no_grad",
+    "ones",
+    "ones_like",
+    "pad",
+    "permute",
+    "pow",
+    "rand",
+    "rand_like",
+    "randint",
+    "randn",
+    "randn_like",
+    "relu",
+    "remainder",
+    "reshape",
+    "sigmoid",
+    "sin",
+    "softmax",
+    "split",
+    "sqrt",
+    "squeeze",
+    "stack",
+    "std",
+    "sub",
+    "sum",
+    "tanh",
+    "tensor",
+    "transpose",
+    "unbroadcast",
+    "unsqueeze",
+    "values_and_indices",
+    "var",
+    "where",
+    "without_gradient",
+    "zeros",
+    "zeros_like",
+]
 
 
-def _to_array(data, dtype=None, copy=True):
-    """An array made of `data` by PyTorch's rules: lists become float32 or int64, arrays keep their type."""
-    if isinstance(data, Tensor):
-        data = data.data
-    try:
-        array = np.array(data, dtype=dtype, copy=copy or None)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"tensor: expected numbers in rows of equal length, got {type(data).__name__}: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"tensor: expected real numbers, got {type(data).__name__} of {array.dtype}")
-    if dtype is None and array.dtype == float64 and not isinstance(data, np.ndarray | np.generic):
-        return array.astype(float32)
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+def unbroadcast(gradient, shape, name="unbroadcast"):
+    """Sum `gradient` over the axes along which an input of shape `shape` was repeated by broadcasting.
+
+    `name` is the operation's, for the message. Raises ValueError where no broadcasting leads from `shape` to the shape
+    of `gradient`. Section 5.
+    """
+    missing = gradient.ndim - len(shape)
+    stretched = [i for i, n in enumerate(shape) if missing >= 0 and gradient.shape[missing + i] != n]
+    if missing < 0 or [i for i in stretched if shape[i] != 1]:
+        raise ValueError(f"{name}: its pullback gave shape {gradient.shape}, which cannot belong to an input of shape {shape}")
+    if missing and len(shape) == 1 and gradient.size > 10_000 and gradient.flags.c_contiguous and gradient.dtype.kind == "f":
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        gradient = np.ones(len(rows), rows.dtype) @ rows  # a sum as a product: ten times faster on long columns
+    elif missing:
+        gradient = np.add.reduce(gradient, tuple(range(missing)))
+    return np.add.reduce(gradient, tuple(stretched), keepdims=True) if stretched else gradient
 
 
 class Node:
-    """One operation of the graph: its name, the nodes of its inputs, and how it sends a gradient to each of them.
+    """One operation of the graph: its name, the nodes of its inputs, and how to send a gradient to each of them.
 
-    `vjp` holds one function per parent, or one function that returns all their gradients as a tuple; a leaf has None.
-    `shape` and `dtype` are those of the operation's result. A node never holds the result itself.
+    `vjp` holds one pullback for each parent, or is one function that returns all their gradients as a tuple; a leaf has
+    None. `shape` and `dtype` are those of the result, which the node itself does not hold. `grad` is kept where `keeps`.
     """
 
     __slots__ = ("dtype", "grad", "keeps", "name", "parents", "shape", "vjp")
@@ -46,15 +138,53 @@ class Node:
         self.shape = shape
         self.dtype = dtype
         self.grad = None
-        self.keeps = vjp is None  # leaves keep their gradient
+        self.keeps = vjp is None
 
     def __repr__(self):
         return f"<{self.name}>"
 
 
+float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
+
+
+uint8, int32, int64 = np.dtype("uint8"), np.dtype("int32"), np.dtype("int64")
+
+
+half, double, long = float16, float64, int64
+
+
+def _to_array(data, dtype=None, copy=True):
+    """An array of `data`: lists and Python numbers become float32, int64 or boolean, arrays keep their type."""
+    if isinstance(data, Tensor):
+        data = data.data
+    try:
+        array = np.array(data, dtype=dtype, copy=copy or None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"tensor: expected numbers in rows of equal length, got a {type(data).__name__}: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"tensor: expected real numbers, got a {type(data).__name__} that holds {array.dtype}")
+    if dtype is None and array.dtype == float64 and not isinstance(data, np.ndarray | np.generic):
+        return array.astype(float32)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 class Tensor:
+    """An array that operations can be recorded on, so that gradients can be sent back to it.
+
+    Parameters
+    ----------
+    data : numbers, nested lists (they become float32, int64 or boolean) or an array (which keeps its type).
+    requires_grad : whether to record operations and keep a gradient; for floating-point numbers only.
+    dtype : a NumPy type, where another one is wanted.
+    copy : False shares the memory of an array instead of copying it.
+
+    `data` is the NumPy array. Changing it in place is allowed, and is how optimisers work; but a graph recorded before
+    remembers arrays, not copies, so change it only between backward() and the next forward pass.
+    Raises ValueError for rows of unequal length, TypeError for what is no number. Section 6.
+    """
+
     __slots__ = ("__weakref__", "_node", "data")
-    __array_ufunc__ = None  # NumPy's arrays and numbers leave `array * tensor` to us
+    __array_ufunc__ = None  # NumPy leaves `array * tensor` to the tensor
 
     def __init__(self, data, requires_grad=False, dtype=None, copy=True):
         self.data = _to_array(data, dtype, copy)
@@ -64,38 +194,24 @@ class Tensor:
 
     @property
     def requires_grad(self):
-        """Whether operations on this tensor are recorded. Set it on leaves only; integers have no gradient."""
+        """Whether operations on this tensor are recorded. It can be set on leaves."""
         return self._node is not None
 
     @requires_grad.setter
     def requires_grad(self, wanted):
-        if not self.is_leaf:
-            if not wanted:
-                raise RuntimeError("requires_grad: only a leaf can be switched off; use detach() for the result of an operation")
-        elif not wanted:
+        if wanted and self.data.dtype.kind != "f":
+            raise RuntimeError(f"requires_grad: only floating-point tensors have gradients, this one is {self.data.dtype}")
+        if not wanted and not self.is_leaf:
+            raise RuntimeError("requires_grad: the result of an operation cannot be switched off; use detach()")
+        if not wanted:
             self._node = None
         elif self._node is None:
-            if self.data.dtype.kind != "f":
-                raise RuntimeError(f"requires_grad: only floating-point tensors can have a gradient, this one is {self.data.dtype}")
             self._node = Node("leaf", (), None, self.data.shape, self.data.dtype)
 
     @property
-    def grad(self):
-        """The gradient that `backward` left here, a NumPy array of this tensor's shape and type, or None."""
-        return None if self._node is None else self._node.grad
-
-    @grad.setter
-    def grad(self, gradient):
-        if gradient is None:
-            if self._node is not None:
-                self._node.grad = None
-            return
-        if self._node is None:
-            raise RuntimeError("grad: this tensor does not require a gradient")
-        gradient = gradient.data if isinstance(gradient, Tensor) else np.asarray(gradient, self.data.dtype)
-        if gradient.shape != self.data.shape:
-            raise ValueError(f"grad: expected shape {self.data.shape}, got {gradient.shape}")
-        self._node.grad = gradient
+    def is_leaf(self):
+        """Whether no recorded operation made this tensor."""
+        return self._node is None or self._node.vjp is None
 
     @property
     def grad_fn(self):
@@ -103,356 +219,610 @@ class Tensor:
         return None if self.is_leaf else self._node
 
     @property
-    def is_leaf(self):
-        """Whether this tensor was made by the user, not by a recorded operation."""
-        return self._node is None or self._node.vjp is None
+    def grad(self):
+        """The gradient that `backward` left here: an array of this tensor's shape and type, or None."""
+        return None if self._node is None else self._node.grad
+
+    @grad.setter
+    def grad(self, gradient):
+        if gradient is None and self._node is None:
+            return
+        if self._node is None:
+            raise RuntimeError("grad: this tensor does not require a gradient")
+        if gradient is not None:
+            gradient = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, self.data.dtype)
+            if gradient.shape != self.data.shape:
+                raise ValueError(f"grad: expected shape {self.data.shape}, got {gradient.shape}")
+        self._node.grad = gradient
+
+    def requires_grad_(self, requires_grad=True):
+        """Set `requires_grad`, and return the tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    def retain_grad(self):
+        """Let `backward` keep the gradient of this result of an operation, too."""
+        if self._node is None:
+            raise RuntimeError("retain_grad: this tensor does not require a gradient")
+        self._node.keeps = True
+
+    @property
+    def shape(self):
+        """The sizes of the axes."""
+        return self.data.shape
+
+    @property
+    def ndim(self):
+        """The number of axes."""
+        return self.data.ndim
+
+    @property
+    def dtype(self):
+        """The type of the numbers, a NumPy dtype."""
+        return self.data.dtype
 
     def __repr__(self):
-        text = np.array2string(self.data, precision=4, separator=", ", prefix="tensor(")
-        notes = [f"dtype={self.dtype}"] if self.dtype not in (float32, int64, bool) else []
-        notes += [f"grad_fn={self._node}"] if not self.is_leaf else ["requires_grad=True"] if self._node else []
+        text = np.array2string(self.data, precision=4, separator=", ", prefix="tensor(", threshold=200)
+        notes = [] if self.dtype in (float32, int64, np.dtype("bool")) else [f"dtype={self.dtype}"]
+        if self._node is not None:
+            notes.append("requires_grad=True" if self.is_leaf else f"grad_fn={self._node}")
         return f"tensor({', '.join([text, *notes])})"
 
+    def backward(self, gradient=None, retain_graph=False):
+        """Send a gradient from this tensor back to every leaf it was computed from, and add it to their `grad`.
 
-def method_of(cls, *others):
-    def add(f):
-        inner = getattr(f, "fget", None) or getattr(f, "__func__", f)
-        for n in (inner.__name__, *others):
-            setattr(cls, n, f)
-        return f
-    return add
+        `gradient` has this tensor's shape; for a single number it is 1 by default. The graph is freed on the way, unless
+        `retain_graph`. Raises RuntimeError without a graph, with one that is used up, and where a gradient is missing;
+        ValueError where its shape is wrong. Nothing is changed then. Section 8.
+        """
+        if self._node is None:
+            raise RuntimeError("backward: this tensor does not require a gradient, so there is no graph to go back through")
+        if gradient is None and self.data.size != 1:
+            raise RuntimeError(f"backward: a tensor of shape {self.shape} needs a gradient of that shape; only one number has 1 by default")
+        gradient = 1 if gradient is None else gradient.data if isinstance(gradient, Tensor) else gradient
+        gradient = np.array(gradient, self.dtype)
+        if gradient.shape != self.shape and gradient.size + self.data.size != 2:
+            raise ValueError(f"backward: expected a gradient of shape {self.shape}, got {gradient.shape}")
+        order = topological_order(self._node, _parents_of)
+        for node in order:
+            if node.vjp is _freed:
+                _freed(gradient)
+        fresh = set()
+        for node, g in _quietly(_pull_back, order, gradient.reshape(self.shape), retain_graph):
+            g = np.asarray(g)
+            if node.grad is not None:
+                node.grad += g
+            elif g.base is None and id(g) not in fresh:  # ours alone
+                node.grad = g
+                fresh.add(id(g))
+            else:
+                node.grad = g.copy()
+
+    def detach(self):
+        """A tensor that shares this one's data, without its graph."""
+        return Tensor(self.data, copy=False)
+
+    def __rsub__(self, other):
+        return sub(other, self)
+
+    def __rtruediv__(self, other):
+        return div(other, self)
+
+    def __rpow__(self, other):
+        return pow(other, self)
+
+    def __rmod__(self, other):
+        return remainder(other, self)
+
+    def __pos__(self):
+        return self
+
+    def item(self):
+        """The one number of this tensor, as a Python number."""
+        if self.data.size != 1:
+            raise ValueError(f"item: a tensor of shape {self.shape} is not a single number")
+        return self.data.item()
+
+    def __bool__(self):
+        if self.data.size != 1:
+            raise ValueError(f"bool: a tensor of shape {self.shape} is neither true nor false; ask any() or all()")
+        return bool(self.data.item())
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __index__(self):
+        if self.data.dtype.kind not in "iub":
+            raise TypeError(f"index: expected an integer, this tensor is {self.dtype}")
+        return int(self.item())
+
+    def view(self, *shape):
+        """`reshape` that never copies. Raises RuntimeError where that is impossible."""
+        result = reshape(self, shape=_sizes(shape))
+        if result.data.size and not np.may_share_memory(result.data, self.data):
+            raise RuntimeError(f"view: {self.shape}, laid out as it is, cannot be seen as {result.shape} without a copy; use reshape")
+        return result
+
+    def contiguous(self):
+        """This tensor itself where its numbers lie in order, else a copy where they do."""
+        return self if self.data.flags.c_contiguous else clone(self)
+
+    def __getitem__(self, index):
+        return getitem(self, index=_index(index))
+
+    def __setitem__(self, index, value):
+        index, follows = _index(index), isinstance(value, Tensor) and value._node is not None
+        if _thread.recording and (self._node is not None or follows):
+            if self._node is not None and self._node.vjp is None:
+                raise RuntimeError("setitem: a leaf that requires a gradient cannot be changed in place; do it under no_grad()")
+            changed = index_put(self, value, index=index)
+            self.data, self._node = changed.data, changed._node
+        else:
+            self.data[index] = value.data if isinstance(value, Tensor) else value
+
+    def __len__(self):
+        if not self.data.ndim:
+            raise TypeError("len: a tensor without axes has no length")
+        return len(self.data)
+
+    def __iter__(self):
+        if not self.data.ndim:
+            raise TypeError("iter: a tensor without axes has no parts")
+        return (self[i] for i in range(len(self.data)))
+
+    def to(self, dtype, **ignored):
+        """This tensor with another type; itself where it has that type. A device, "cpu" or None, changes nothing."""
+        if dtype is None or dtype == "cpu":
+            return self
+        dtype = np.dtype(dtype)
+        if dtype == self.data.dtype:
+            return self
+        if dtype.kind not in "fiub":
+            raise TypeError(f"to: expected a type of real numbers, got {dtype}")
+        return _to(self, dtype=dtype) if dtype.kind == "f" else Tensor(self.data.astype(dtype), copy=False)
+
+    astype = to
+    type = to
+
+    def numpy(self):
+        """The data as a NumPy array that shares memory. Raises RuntimeError where this tensor requires a gradient."""
+        if self._node is not None:
+            raise RuntimeError("numpy: this tensor requires a gradient, which NumPy would lose; use detach().numpy()")
+        return self.data
+
+    cpu_numpy = numpy
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def tolist(self):
+        """The numbers as nested Python lists."""
+        return self.data.tolist()
+
+    def numel(self):
+        """The number of elements."""
+        return self.data.size
+
+    def size(self, dim=None):
+        """The shape, or the size of one axis."""
+        return self.data.shape if dim is None else self.data.shape[dim]
+
+    def dim(self):
+        """The number of axes, as `ndim`."""
+        return self.data.ndim
+
+    @property
+    def device(self):
+        """Where the numbers live: always the processor."""
+        return "cpu"
+
+    def __deepcopy__(self, memo):
+        if not self.is_leaf:
+            raise RuntimeError("deepcopy: only leaves can be copied with their gradient; detach() the result of an operation first")
+        result = memo[id(self)] = _new(type(self))
+        result.data, result._node = self.data.copy(), None
+        if hasattr(self, "__dict__"):
+            result.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        if self._node is not None:
+            result.requires_grad = True
+            result.grad = None if self.grad is None else self.grad.copy()
+        return result
+
+
+def _constant(x, name):
+    """An input that is not a tensor, as NumPy should see it: numbers become Python's, which never widen an array."""
+    if isinstance(x, bool | int | float) and not isinstance(x, np.generic) or x is None:
+        return x
+    if isinstance(x, np.generic) or isinstance(x, np.ndarray) and not x.ndim:
+        return x.item()
+    if isinstance(x, np.ndarray | list | tuple):
+        return _to_array(x, copy=False)
+    raise TypeError(f"{name}: expected a tensor, an array or a number, got {type(x).__name__} {x!r:.40}")
+
+
+def _weaken(arrays):
+    """Inputs whose result was float64 though none of them asked for it, in a weaker type; None where one did ask.
+
+    An integer divided by an integer, or multiplied by a float32, is float64 to NumPy and float32 to PyTorch; and an
+    array without axes counts as a number.
+    """
+    floats = [a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    strong = [a.dtype for a in floats if a.ndim] or [a.dtype for a in floats]
+    if float64 in strong:
+        return None
+    dtype = np.result_type(*strong) if strong else float32
+    if not [a for a in arrays if isinstance(a, np.ndarray)]:
+        return [a if a is None else np.array(a, dtype) for a in arrays]
+    weaker = lambda a: isinstance(a, np.ndarray) and (a.dtype.kind != "f" or a.dtype == float64)
+    return [a.astype(dtype) if weaker(a) else a for a in arrays]
 
 
 class _Thread(threading.local):
-    """What each thread has for itself: whether operations are recorded, and a context in which NumPy does not warn."""
+    """What each thread has for itself: whether operations are recorded, and a way to call functions without warnings."""
 
     def __init__(self):
         self.recording = True
         context = contextvars.Context()
         context.run(np.seterr, all="ignore")
-        self.quietly = context.run  # 20 times faster than np.errstate
+        self.quietly = context.run
 
 
 _thread = _Thread()
-OPERATIONS = {}
 
 
-def differentiable(function):
-    name = function.__name__.lstrip("_")
-    old = OPERATIONS.get(name)
-    if old is not None and not old.__module__ == function.__module__ == "__main__":  # a notebook's cell may run again
-        raise ValueError(f"differentiable: the operation {name!r} exists already, in {old.__module__}")
-    parameters = inspect.signature(function).parameters.values()
-    variadic = [p for p in parameters if p.kind is p.VAR_POSITIONAL]
-    limit = float("inf") if variadic else len([p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD])
-    option_names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-    @functools.wraps(function)
-    def operation(*inputs, **options):
-        if len(inputs) > limit:  # options in PyTorch's order, such as x.sum(1)
-            inputs, options = _positional_options(name, inputs, limit, option_names, options)
-        arrays, parents = [], []
-        for x in inputs:
-            if isinstance(x, Tensor):
-                arrays.append(x.data)
-                if x._node is not None:
-                    parents.append(x._node)
-            elif type(x) is float or type(x) is int or x is None:
-                arrays.append(x)
-            else:
-                arrays.append(_constant(x))
-        try:
-            value, pullbacks = _thread.quietly(function, *arrays, **options)
-            if value.dtype is float64 and (weaker := _weaken(arrays)):
-                value, pullbacks = _thread.quietly(function, *weaker, **options)
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:
-            if not _entered(error):
-                raise _explained(error, name, arrays) from error
-            value, pullbacks = function(*arrays, **options)  # an operation inside an operation
-        result = _new(Tensor)
-        result.data = value if type(value) is _ndarray else np.asarray(value)
-        if parents and _thread.recording:
-            if type(pullbacks) is not tuple and len(inputs) == 1:
-                pullbacks = (pullbacks,)
-            if len(parents) < len(inputs):
-                if type(pullbacks) is tuple:  # keep only what is needed; what the other functions remember is freed
-                    kept = []
-                    for x, pullback in zip(inputs, pullbacks):  # noqa: B905
-                        if isinstance(x, Tensor) and x._node is not None:
-                            kept.append(pullback)
-                    pullbacks = kept
-                else:
-                    pullbacks = _needed(pullbacks, inputs)
-            result._node = Node(name, parents, pullbacks, value.shape, value.dtype)
-        else:
-            result._node = None
-        return result
-
-    OPERATIONS[name] = operation
-    return operation
+def _again(error, function, name, arrays, options):
+    """After an error in an operation: inside another operation call it directly, else raise the error with its shapes."""
+    if type(error) is RuntimeError and str(error).startswith("cannot enter context"):
+        return function(*arrays, **options)  # the outer operation has silenced NumPy already
+    text, shapes = str(error), [a.shape for a in arrays if isinstance(a, np.ndarray)]
+    if isinstance(error, RuntimeError) or text.startswith(f"{name}: "):
+        raise error
+    if "broadcast" in text and len(shapes) > 1:
+        aligned = [[shape[-i] for shape in shapes if len(shape) >= i] for i in range(1, 1 + len(sorted(shapes, key=len)[-1]))]
+        unequal = [sorted(set(sizes) - {1}) for sizes in aligned]
+        text = "; ".join(f"sizes {' and '.join(map(str, s))} differ in dim {-i}" for i, s in enumerate(unequal, 1) if len(s) > 1)
+    kind = IndexError if isinstance(error, IndexError) else TypeError if isinstance(error, TypeError) else ValueError
+    raise kind(f"{name}: {' and '.join(map(str, shapes))}{': ' if shapes else ''}{text}") from error
 
 
 _new, _ndarray = object.__new__, np.ndarray
 
 
-def _constant(x):
-    """An input that is no tensor, as NumPy should see it: NumPy's scalars become Python's, which do not widen."""
-    if isinstance(x, np.ndarray):
-        return x if x.ndim else x.item()
-    if isinstance(x, bool | int | float):
-        return x if not isinstance(x, np.generic) else x.item()
-    return x.item() if isinstance(x, np.generic) else _to_array(x)
-
-
-def _positional_options(name, inputs, limit, names, options):
-    """Split positional arguments into inputs and options: what comes after the inputs fills the options in order."""
-    extra = inputs[limit:]
-    if len(extra) > len(names):
-        raise TypeError(f"{name}: takes at most {limit + len(names)} arguments, got {len(inputs)}")
-    for option in names[: len(extra)]:
-        if option in options:
-            raise TypeError(f"{name}: got two values for {option}")
-    return inputs[:limit], {**dict(zip(names, extra, strict=False)), **options}
-
-
-def _weaken(arrays):
-    """Inputs that give float64 though none of them asked for it, turned to a weaker type; None where one did ask."""
-    floats = [a for a in arrays if type(a) is _ndarray and a.dtype.kind == "f"]
-    strong = [a.dtype for a in floats if a.ndim] or [a.dtype for a in floats]
-    if float64 in strong:
-        return None
-    dtype = np.result_type(*strong) if strong else float32
-    found = [a for a in arrays if type(a) is _ndarray]
-    return [
-        a.astype(dtype) if type(a) is _ndarray and (a.dtype.kind != "f" or a.dtype is float64)
-        else np.array(a, dtype) if not found and a is not None else a
-        for a in arrays
-    ]  # fmt: skip
-
-
-def _entered(error):
-    return type(error) is RuntimeError and str(error).startswith("cannot enter context")
-
-
-def _explained(error, name, arrays):
-    """The same error with the operation's name and the shapes in its message."""
-    text, shapes = str(error), " and ".join(str(a.shape) for a in arrays if isinstance(a, np.ndarray))
-    if isinstance(error, RuntimeError) or text.startswith(f"{name}: "):
-        return error
-    if "broadcast" in text:
-        text = f"{shapes} do not broadcast: {_mismatch(arrays)}"
-    elif shapes:
-        text = f"{shapes}: {text}"
-    kind = IndexError if isinstance(error, IndexError) else TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"{name}: {text}")
-
-
-def _mismatch(arrays):
-    """Which sizes keep arrays from broadcasting."""
-    shapes = [a.shape[::-1] for a in arrays if isinstance(a, np.ndarray)]
-    for i in range(np.max([len(s) for s in shapes], initial=0)):
-        sizes = sorted({s[i] for s in shapes if len(s) > i and s[i] != 1})
-        if len(sizes) > 1:
-            return f"sizes {' and '.join(map(str, sizes))} in dimension {-1 - i} differ"
-    return "their sizes differ"
-
-
-def _needed(pullbacks, inputs):
-    """A joint pullback that returns only the gradients of inputs that require one."""
-    wanted = tuple(isinstance(x, Tensor) and x._node is not None for x in inputs)
-    if pullbacks.__code__.co_argcount == 2:  # shares work, and asks which gradients are wanted
-        return lambda g: tuple(d for d, w in zip(pullbacks(g, wanted), wanted, strict=True) if w)
-    return lambda g: tuple(d for d, w in zip(pullbacks(g), wanted, strict=True) if w)
-
-
-def _freed(g):
-    """What stands in a node for the functions that a backward pass has used up."""
-    raise RuntimeError("backward: this part of the graph was freed by an earlier backward(); give that one retain_graph=True")
-
-
-class no_grad:
-    """Within ``with no_grad():``, or in a function decorated with ``@no_grad()``, operations are not recorded."""
-
-    recording = False
-
-    def __init__(self):
-        self.before = []  # a stack: one object may be entered several times
-
-    def __enter__(self):
-        self.before.append(_thread.recording)
-        _thread.recording = self.recording
-        return self
-
-    def __exit__(self, *error):
-        _thread.recording = self.before.pop()
-
-    def __call__(self, function):
-        @functools.wraps(function)
-        def wrapped(*args, **kwargs):
-            with type(self)():
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-class enable_grad(no_grad):
-    """Within ``with enable_grad():`` operations are recorded again, also inside of `no_grad`."""
-
-    recording = True
-
-
-def is_grad_enabled():
-    """Whether operations are being recorded in this thread."""
-    return _thread.recording
-
-
-_parents_of = attrgetter("parents")
-
-
-@method_of(Tensor)
-def backward(self, gradient=None, retain_graph=False):
-    """Send the gradient of this tensor back through the graph and add it to `grad` of every leaf it depends on."""
-    node = self._node
-    if node is None:
-        raise RuntimeError("backward: this tensor does not require a gradient and has no graph")
-    if gradient is None:
-        if self.data.size != 1:
-            raise RuntimeError(f"backward: a tensor of shape {self.shape} needs a gradient of that shape; only a single number has 1 by default")
-        gradient = np.ones(self.data.shape, self.data.dtype)
+def _result(name, value, parents, vjp):
+    """A tensor that holds `value`, with a node of the graph where there are parents. Written for speed."""
+    result = _new(Tensor)
+    result.data = value
+    if parents:
+        node = result._node = _new(Node)
+        node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, value.dtype
+        node.grad, node.keeps = None, False
     else:
-        gradient = np.array(gradient.data if isinstance(gradient, Tensor) else gradient, self.data.dtype)
-        if gradient.shape != self.data.shape:
-            raise ValueError(f"backward: expected a gradient of shape {self.shape}, got {gradient.shape}")
-    order = topological_order(node, _parents_of)
-    for node in order:
-        if node.vjp is _freed:
-            _freed(None)
-    kept = _quiet(_pull_back, order, gradient, retain_graph)
-    seen = set()
-    for node, gradient in kept:
-        gradient = np.asarray(gradient)
-        if node.grad is not None:
-            node.grad += gradient
-        elif gradient.base is not None or id(gradient) in seen:
-            node.grad = gradient.copy()
-        else:
-            node.grad = gradient
-            seen.add(id(gradient))
+        result._node = None
+    return result
 
 
-def _quiet(function, *arguments):
-    """Call a function in the thread's context without NumPy's warnings."""
+def _needed(name, pullbacks, nodes):
+    """The parents among the inputs' `nodes` (None where no gradient is wanted) and the pullbacks that serve them."""
+    wanted = tuple(node is not None for node in nodes)
+    parents = tuple(node for node in nodes if node is not None)
+    if type(pullbacks) is not tuple and len(nodes) == 1:
+        pullbacks = (pullbacks,)
+    if type(pullbacks) is tuple:
+        if len(pullbacks) != len(nodes):
+            raise ValueError(f"{name}: {len(nodes)} inputs, but {len(pullbacks)} pullbacks")
+        return parents, tuple(pullback for pullback, w in zip(pullbacks, wanted, strict=True) if w)
+    ask = pullbacks.__code__.co_argcount == 2
+    send = (lambda g: pullbacks(g, wanted)) if ask else pullbacks
+    return parents, lambda g: tuple(d for d, w in zip(send(g), wanted, strict=True) if w)
+
+
+def _named(extra, names, options, name):
+    """Options that came without their names: positional arguments beyond the inputs fill the options in order."""
+    if len(extra) > len(names) or set(names[: len(extra)]) & options.keys():
+        raise TypeError(f"{name}: {len(extra)} arguments beyond the inputs, for the options {names}, beside {sorted(options)}")
+    return dict(zip(names, extra, strict=False)) | options
+
+
+def _lifted(function, name, count, names):
+    """`function` on tensors, for any number of inputs: at most `count` of them, then the options `names`."""
+
+    def operation(*inputs, **options):
+        if len(inputs) > count:
+            inputs, options = inputs[:count], _named(inputs[count:], names, options, name)
+        arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
+        value, pullbacks = _run(function, name, arrays, options)
+        nodes = [x._node if isinstance(x, Tensor) else None for x in inputs]
+        if not _thread.recording or nodes.count(None) == len(nodes):
+            return _result(name, value, None, None)
+        return _result(name, value, *_needed(name, pullbacks, nodes))
+
+    return operation
+
+
+def _run(function, name, arrays, options):
+    """Call `function` on arrays without warnings; no result is float64 unless an input is."""
     try:
-        return _thread.quietly(function, *arguments)
-    except RuntimeError as error:
-        if not _entered(error):
-            raise
-        return function(*arguments)
+        value, pullbacks = _thread.quietly(function, *arrays, **options)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        value, pullbacks = _again(error, function, name, arrays, options)
+    if type(value) is not _ndarray:
+        value = np.asarray(value)
+    if value.dtype is float64 and (weaker := _weaken(arrays)):
+        return _run(function, name, weaker, options)
+    return value, pullbacks
 
 
-def _pull_back(order, gradient, retain_graph):
-    """Walk the graph from its root, order[-1], to its leaves; return the gradients to keep as (node, gradient) pairs."""
-    table, summed, kept = {order[-1]: gradient}, set(), []
-    while order:
-        node = order.pop()
-        g = table.pop(node, None)
-        if g is None:
-            continue  # nothing arrived here
-        if node.keeps:
-            kept.append((node, g))
-        vjp, parents = node.vjp, node.parents
-        if vjp is None:
-            continue
-        joint = vjp(g) if callable(vjp) else None
-        for i, parent in enumerate(parents):
-            new = joint[i] if joint is not None else vjp[i](g)
-            if type(new) is not _ndarray or new.shape != parent.shape or new.dtype is not parent.dtype:
-                new = _fit(new, parent, node)
-            old = table.get(parent)
-            if old is None:
-                table[parent] = new
-            elif parent in summed:
-                old += new
-            else:
-                table[parent] = old + new
-                if parent.shape:  # the sum of two numbers is not an array that could be added to in place
-                    summed.add(parent)
-        if not retain_graph:
-            node.vjp, node.parents = _freed, ()
-    return kept
+def _lifted_one(function, name, names):
+    """What `_lifted` does, for one input."""
+
+    def operation(x, *extra, **options):
+        if extra:
+            options = _named(extra, names, options, name)
+        x, node = (x.data, x._node) if isinstance(x, Tensor) else (_constant(x, name), None)
+        value, pullback = _run(function, name, (x,), options)
+        if node is None or not _thread.recording:
+            return _result(name, value, None, None)
+        return _result(name, value, (node,), pullback if type(pullback) is tuple else (pullback,))
+
+    return operation
 
 
-def _fit(gradient, parent, node):
-    """Make a gradient belong to the input `parent`: sum it over broadcast axes, and cast it to the input's type."""
-    gradient = np.asarray(gradient)
-    if gradient.shape != parent.shape:
-        gradient = unbroadcast(gradient, parent.shape, node.name)
-    return gradient if gradient.dtype == parent.dtype else gradient.astype(parent.dtype)
+def _lifted_two(function, name):
+    """What `_lifted` does, for two inputs without options."""
+
+    def operation(a, b):
+        a, n = (a.data, a._node) if isinstance(a, Tensor) else (a if type(a) is float else _constant(a, name), None)
+        b, m = (b.data, b._node) if isinstance(b, Tensor) else (b if type(b) is float else _constant(b, name), None)
+        value, pullbacks = _run(function, name, (a, b), {})
+        if n is m is None or not _thread.recording:
+            return _result(name, value, None, None)
+        if type(pullbacks) is not tuple or len(pullbacks) != 2:
+            return _result(name, value, *_needed(name, pullbacks, (n, m)))
+        if n is None:
+            return _result(name, value, (m,), pullbacks[1:])
+        if m is None:
+            return _result(name, value, (n,), pullbacks[:1])
+        return _result(name, value, (n, m), pullbacks)
+
+    return operation
 
 
-def unbroadcast(gradient, shape, name="unbroadcast"):
-    """Sum `gradient` over the axes along which an input of shape `shape` was repeated by broadcasting."""
-    missing = gradient.ndim - len(shape)
-    stretched = tuple(i for i, n in enumerate(shape, missing) if n == 1 != gradient.shape[i])  if missing >= 0 else ()
-    fits = missing >= 0 and not [i for i, n in enumerate(shape, missing) if i not in stretched and gradient.shape[i] != n]
-    if not fits:
-        raise ValueError(f"{name}: its gradient has shape {gradient.shape}, which cannot belong to an input of shape {shape}")
-    if missing:
-        gradient = gradient.sum(tuple(range(missing)))  
-    return gradient.sum(tuple(i - missing for i in stretched), keepdims=True) if stretched else gradient
+OPERATIONS = {}
 
 
-# ---- arithmetic
+def differentiable(function):
+    """Lift a NumPy function to tensors: the decorator that makes an operation.
+
+    The function takes its inputs as positional arguments (arrays, or Python numbers, or None) and options as keywords
+    after a star. It returns its value and the pullbacks: a tuple with one function per input (None where there is no
+    gradient), each from the gradient of the value to that of the input; or, for inputs that share work, one function
+    that returns a tuple, and that may take as second argument which inputs want a gradient. A pullback may return its
+    argument, or a view; it must not change its argument, nor return an array that it keeps. The gradient is summed over
+    broadcast axes and cast to the input's type centrally. First derivatives only: pullbacks work on arrays.
+
+    The operation stands in OPERATIONS under the function's name without leading underscores. Raises ValueError where
+    that name is taken; in a notebook, where cells are run again, its own operations may be replaced. Section 7.
+    """
+    name = function.__name__.lstrip("_")
+    if name in OPERATIONS and not OPERATIONS[name].__module__ == function.__module__ == "__main__":
+        raise ValueError(f"differentiable: the operation {name!r} exists already, in {OPERATIONS[name].__module__}")
+    parameters = inspect.signature(function).parameters.values()
+    inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    variable = [p for p in inputs if p.kind is p.VAR_POSITIONAL]
+    optional = [p for p in inputs if p.default is not p.empty]
+    if len(inputs) == 1 and not variable:
+        operation = _lifted_one(function, name, names)
+    elif len(inputs) == 2 and not names and not variable and not optional:
+        operation = _lifted_two(function, name)
+    else:
+        operation = _lifted(function, name, np.inf if variable else len(inputs), names)
+    OPERATIONS[name] = functools.update_wrapper(operation, function)
+    return operation
+
+
 @differentiable
 def add(a, b):
-    """The sum, elementwise, with broadcasting."""
+    """The sum a + b, element by element; shapes broadcast."""
     return a + b, (lambda g: g, lambda g: g)
 
 
 @differentiable
 def sub(a, b):
-    """The difference, elementwise, with broadcasting."""
+    """The difference a - b, element by element; shapes broadcast."""
     return a - b, (lambda g: g, lambda g: -g)
 
 
 @differentiable
 def mul(a, b):
-    """The product, elementwise, with broadcasting."""
+    """The product a * b, element by element; shapes broadcast."""
     return a * b, (lambda g: g * b, lambda g: g * a)
 
 
 @differentiable
 def div(a, b):
-    """The quotient, elementwise, with broadcasting. Integers give floats."""
+    """The quotient a / b, element by element; shapes broadcast. Integers give float32."""
     quotient = a / b
     return quotient, (lambda g: g / b, lambda g: -g * quotient / b)
 
 
 @differentiable
 def neg(x):
-    """The negative."""
+    """The negative, -x."""
     return -x, lambda g: -g
 
 
-@differentiable
-def pow(a, b):
-    """`a` to the power of `b`, elementwise. By the exponent, the gradient at a = 0 is 0, as in PyTorch."""
-    value = _power(a, b)
+Tensor.__add__ = Tensor.__radd__ = Tensor.add = add
 
-    def by_base(g):
-        if type(b) is not _ndarray:
-            return g * (b * _power(a, b - 1)) if b else np.zeros_like(g)
-        return g * np.where(b == 0, 0, b * a ** (b - (b != 0)))
 
-    def by_exponent(g):
-        base = np.asarray(a, value.dtype)
-        return g * value * np.where((base == 0) & (b >= 0), 0, np.log(base))
+Tensor.__mul__ = Tensor.__rmul__ = Tensor.mul = mul
 
-    return value, (by_base, by_exponent)
+
+Tensor.__sub__ = Tensor.sub = sub
+
+
+Tensor.__truediv__ = Tensor.div = div
+
+
+Tensor.__neg__ = Tensor.neg = neg
+
+
+def _freed(g):
+    """What stands in a node in place of the pullbacks that a backward pass has used up."""
+    raise RuntimeError("backward: this graph was used up by an earlier backward(); give that one retain_graph=True")
+
+
+def _fit(gradient, parent, node):
+    """Make a gradient belong to an input: sum it over broadcast axes and cast it to the input's type."""
+    if gradient is None:
+        raise ValueError(f"{node.name}: it has no gradient for one of its inputs")
+    gradient = np.asarray(gradient)
+    if gradient.shape != parent.shape:
+        gradient = np.asarray(unbroadcast(gradient, parent.shape, node.name))
+    return gradient if gradient.dtype == parent.dtype else gradient.astype(parent.dtype)
+
+
+def _pull_back(order, gradient, retain_graph):
+    """Walk from the root, order[-1], to the leaves. Returns the gradients to keep, as (node, gradient) pairs."""
+    table, summed, kept = {order[-1]: gradient}, set(), []
+    while order:
+        node = order.pop()
+        g = table.pop(node)
+        if node.keeps:
+            kept.append((node, g))
+        vjp, parents = node.vjp, node.parents
+        if vjp is None:
+            continue
+        joint = None if type(vjp) is tuple else vjp(g)
+        for i, parent in enumerate(parents):
+            new = vjp[i](g) if joint is None else joint[i]
+            if type(new) is not _ndarray or new.shape != parent.shape or new.dtype is not parent.dtype:
+                new = _fit(new, parent, node)
+            if parent not in table:
+                table[parent] = new
+            elif parent in summed:
+                table[parent] += new  # the sum is ours, so it may grow in place
+            else:
+                table[parent] = table[parent] + new
+                summed.add(parent)
+        if not retain_graph:
+            node.vjp, node.parents = _freed, ()
+    return kept
+
+
+_parents_of = attrgetter("parents")
+
+
+def _quietly(function, *arguments):
+    """Call a function without NumPy's warnings, also inside of an operation."""
+    try:
+        return _thread.quietly(function, *arguments)
+    except RuntimeError as error:
+        return _again(error, function, "", arguments, {})
+
+
+class no_grad:
+    """``with no_grad():``, or a function decorated with ``@no_grad()``: operations are not recorded. Section 8."""
+
+    _recording = False
+
+    def __init__(self):
+        self._before = []  # a stack: one object may be entered several times
+
+    def __enter__(self):
+        self._before.append(_thread.recording)
+        _thread.recording = self._recording
+        return self
+
+    def __exit__(self, *error):
+        _thread.recording = self._before.pop()
+
+    def __call__(self, function):
+        @functools.wraps(function)
+        def wrapped(*arguments, **options):
+            with type(self)():
+                return function(*arguments, **options)
+
+        return wrapped
+
+
+class enable_grad(no_grad):
+    """Records operations again, also inside of `no_grad`."""
+
+    _recording = True
+
+
+def is_grad_enabled():
+    """Whether this thread records operations."""
+    return _thread.recording
+
+
+def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=True, seed=0):
+    """Whether the gradients of `function` agree with central differences.
+
+    Parameters
+    ----------
+    function : takes the inputs and returns a tensor, or a tuple of tensors.
+    inputs : a tensor or a tuple; those that require a gradient are checked, element by element, and must be float64.
+    eps : the step. atol, rtol : the differences allowed, absolute and relative.
+    raise_exception : raise ValueError, naming the worst input and element, instead of returning False.
+    seed : of the random weights that make one number of the outputs.
+
+    Raises TypeError for inputs of another type, ValueError where no input requires a gradient. Section 9.
+    """
+    inputs = inputs if isinstance(inputs, tuple | list) else (inputs,)
+    leaves = {i: Tensor(x.data, requires_grad=True) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad}
+    if not leaves:
+        raise ValueError("gradcheck: no input requires a gradient")
+    if wrong := [i for i, x in leaves.items() if x.dtype != float64]:
+        raise TypeError(f"gradcheck: input {wrong[0]} is {leaves[wrong[0]].dtype}; a difference quotient needs float64")
+    arguments = [leaves.get(i, x) for i, x in enumerate(inputs)]
+    rng = np.random.default_rng(seed)
+    upstream = [rng.standard_normal(y.shape) for y in _outputs(function, arguments)]
+    for y, g in zip(_outputs(function, arguments), upstream, strict=True):
+        if y.requires_grad:
+            y.backward(g, retain_graph=True)
+    for i, x in leaves.items():
+        got, expected = np.zeros(x.shape) if x.grad is None else x.grad, _slopes(function, arguments, x.data, upstream, eps)
+        excess = np.abs(got - expected) - atol - rtol * np.abs(expected)
+        if not (excess <= 0).all():
+            worst = np.unravel_index(np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), x.shape)
+            place = f"input {i}, element {tuple(map(int, worst))}"
+            if raise_exception:
+                raise ValueError(f"gradcheck: {place}: backward gives {got[worst]:.6g}, differences give {expected[worst]:.6g} "
+                                 f"({np.count_nonzero(~(excess <= 0))} of {x.data.size} elements disagree)")
+            return False
+    return True
+
+
+def _outputs(function, arguments):
+    """The outputs of a function as a sequence."""
+    value = function(*arguments)
+    return value if isinstance(value, tuple | list) else (value,)
+
+
+def _slopes(function, arguments, data, upstream, eps):
+    """The slope of the outputs, weighted with `upstream`, by each element of `data`, one of the arguments' arrays."""
+    def weighted():
+        return np.sum([np.vdot(g, y.data) for g, y in zip(upstream, _outputs(function, arguments), strict=True)])
+
+    slopes = np.zeros_like(data)
+    with no_grad():
+        for place in np.ndindex(data.shape):
+            kept = data[place]
+            data[place] = kept + eps
+            above = weighted()
+            data[place] = kept - eps
+            slopes[place] = (above - weighted()) / (2 * eps)
+            data[place] = kept
+    return slopes
 
 
 def _power(a, b):
-    """a ** b; small whole exponents as products, which are many times faster."""
+    """a ** b; the commonest exponents as products, which are many times faster."""
     if type(b) is int or type(b) is float:
         if b == 1:
             return +a
@@ -464,114 +834,165 @@ def _power(a, b):
 
 
 @differentiable
+def pow(a, b):
+    """a to the power of b, element by element. By the exponent the gradient at a = 0 is 0, as in PyTorch."""
+    value = _power(a, b)
+
+    def by_base(g):
+        if type(b) is _ndarray:
+            return g * np.where(b == 0, 0, b * a ** (b - (b != 0)))
+        return g * (b * _power(a, b - 1)) if b else np.zeros_like(g)
+
+    def by_exponent(g):
+        base = np.asarray(a, g.dtype)
+        return g * value * np.where((base == 0) & (b >= 0), 0, np.log(base))
+
+    return value, (by_base, by_exponent)
+
+
+@differentiable
 def remainder(a, b):
-    """The remainder of a division, with the sign of the divisor, as Python's %."""
+    """The remainder of a / b with the sign of b, as Python's %."""
     return a % b, (lambda g: g, lambda g: -g * np.floor(a / b))
 
 
+Tensor.__pow__ = Tensor.pow = pow
+
+
+Tensor.__mod__ = Tensor.remainder = remainder
+
+
 def without_gradient(function):
-    """Lift a NumPy function that has no gradient, such as a comparison: its result never requires one."""
+    """Lift a NumPy function that has no gradient, such as a comparison, to tensors. Section 9."""
     name = function.__name__.strip("_")
 
     @functools.wraps(function)
     def operation(*inputs, **options):
-        arrays = []
-        for x in inputs:
-            arrays.append(x.data if isinstance(x, Tensor) else x if type(x) in _WEAK else _constant(x))
+        arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
         try:
-            value = _quiet(functools.partial(function, *arrays, **options))
-        except (ValueError, TypeError, IndexError) as error:
-            raise _explained(error, name, arrays) from error
-        result = _new(Tensor)
-        result.data = value if type(value) is _ndarray else np.asarray(value)
-        result._node = None
-        return result
+            value = _thread.quietly(function, *arrays, **options)
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            value = _again(error, function, name, arrays, options)
+        return _result(name, value if type(value) is _ndarray else np.asarray(value), None, None)
 
     return operation
 
 
-_WEAK = (float, int, bool)
-
-Tensor.__add__ = Tensor.__radd__ = Tensor.add = add
-Tensor.__sub__ = Tensor.sub = sub
-Tensor.__mul__ = Tensor.__rmul__ = Tensor.mul = mul
-Tensor.__truediv__ = Tensor.div = div
-Tensor.__neg__ = Tensor.neg = neg
-Tensor.__pow__ = Tensor.pow = pow
-Tensor.__mod__ = Tensor.remainder = remainder
-Tensor.__rsub__ = lambda self, other: sub(other, self)
-Tensor.__rtruediv__ = lambda self, other: div(other, self)
-Tensor.__rpow__ = lambda self, other: pow(other, self)
-Tensor.__rmod__ = lambda self, other: remainder(other, self)
-Tensor.__pos__ = lambda self: self
-
-
-def _comparison(symbol, ufunc):
-    """A comparison of tensors, elementwise, with broadcasting; without a gradient."""
-
+def _comparison(name, ufunc):
+    """The function `name` of two tensors that NumPy's `ufunc` computes."""
     def compare(a, b):
         return ufunc(a, b)
 
-    compare.__name__ = symbol
-    compare.__doc__ = f"a {symbol} b, elementwise, as a tensor of booleans."
+    compare.__name__, compare.__doc__ = name, f"{name}: element by element, with broadcasting; without a gradient."
     return without_gradient(compare)
 
 
-for _name, _ufunc in {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-}.items():
-    setattr(Tensor, f"__{_name}__", _comparison(_name, _ufunc))
-    setattr(Tensor, _name, getattr(Tensor, f"__{_name}__"))
-for _name, _ufunc in {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "floordiv": np.floor_divide}.items():
-    setattr(Tensor, f"__{_name}__", _comparison(_name, _ufunc))
-    setattr(Tensor, f"__r{_name}__", (lambda op: lambda self, other: op(other, self))(getattr(Tensor, f"__{_name}__")))
-Tensor.__hash__ = object.__hash__
+eq, ne = _comparison("eq", np.equal), _comparison("ne", np.not_equal)
+
+
+lt, le = _comparison("lt", np.less), _comparison("le", np.less_equal)
+
+
+gt, ge = _comparison("gt", np.greater), _comparison("ge", np.greater_equal)
+
+
+logical_and, logical_or = _comparison("logical_and", np.logical_and), _comparison("logical_or", np.logical_or)
+
+
+bitwise_and, bitwise_or = _comparison("bitwise_and", np.bitwise_and), _comparison("bitwise_or", np.bitwise_or)
+
+
+bitwise_xor, floor_divide = _comparison("bitwise_xor", np.bitwise_xor), _comparison("floor_divide", np.floor_divide)
+
+
+isnan, isinf = without_gradient(lambda x: np.isnan(x)), without_gradient(lambda x: np.isinf(x))
+
+
+logical_not = without_gradient(lambda x: np.logical_not(x))
+
+
+Tensor.__eq__, Tensor.__ne__, Tensor.__hash__ = eq, ne, object.__hash__
+
+
+Tensor.__lt__, Tensor.__le__, Tensor.__gt__, Tensor.__ge__ = lt, le, gt, ge
+
+
+Tensor.__and__ = Tensor.__rand__ = bitwise_and
+
+
+Tensor.__or__ = Tensor.__ror__ = bitwise_or
+
+
+Tensor.__xor__ = Tensor.__rxor__ = bitwise_xor
+
+
 Tensor.__invert__ = without_gradient(lambda x: ~x)
-isnan, isinf, isfinite = map(without_gradient, (lambda x: np.isnan(x), lambda x: np.isinf(x), lambda x: np.isfinite(x)))
 
 
-# ---- matmul
+Tensor.__floordiv__ = Tensor.floor_divide = floor_divide
+
+
+Tensor.__rfloordiv__ = lambda self, other: floor_divide(other, self)
+
+
+Tensor.eq, Tensor.ne, Tensor.lt, Tensor.le, Tensor.gt, Tensor.ge = eq, ne, lt, le, gt, ge
+
+
+Tensor.isnan, Tensor.isinf, Tensor.logical_not = isnan, isinf, logical_not
+
+
 @differentiable
 def matmul(a, b):
-    """The matrix product, with PyTorch's rules: vectors, matrices, and stacks of matrices that broadcast."""
-    if type(a) is not _ndarray or type(b) is not _ndarray or not a.ndim or not b.ndim:
-        raise ValueError(f"matmul: {np.shape(a)} @ {np.shape(b)}, both need at least one dimension")
-    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise ValueError(f"matmul: {a.shape} @ {b.shape}, inner sizes {a.shape[-1]} and {b.shape[-2 if b.ndim > 1 else 0]} differ")
-    if b.ndim == 2 and a.ndim > 2:  # one large product is faster than many small ones
-        rows = a.reshape(-1, a.shape[-1])
-        value = (rows @ b).reshape(*a.shape[:-1], b.shape[1])
-        return value, (
-            lambda g: (g.reshape(-1, g.shape[-1]) @ b.T).reshape(a.shape),
-            lambda g: rows.T @ g.reshape(-1, g.shape[-1]),
-        )
+    """The matrix product of vectors (k), matrices (m, k) @ (k, n), and stacks of matrices, whose front axes broadcast.
+
+    Raises ValueError where the inner sizes differ, or an input is a single number.
+    """
+    if not np.ndim(a) or not np.ndim(b):
+        raise ValueError(f"matmul: {np.shape(a)} @ {np.shape(b)}, both need at least one axis")
+    inner = b.shape[-2 if b.ndim > 1 else 0]
+    if a.shape[-1] != inner:
+        raise ValueError(f"matmul: {a.shape} @ {b.shape}, inner sizes {a.shape[-1]} and {inner} differ")
     if a.ndim == b.ndim == 2:
         return a @ b, (lambda g: g @ b.T, lambda g: a.T @ g)
-    row, column = a.ndim == 1, b.ndim == 1  # a vector is a matrix of one row, or of one column
+    if b.ndim == 2 and a.ndim > 2:  # a stack times one matrix: one tall matrix
+        rows = a.reshape(np.prod(a.shape[:-1], dtype=int), inner)
+        tall = lambda g: g.reshape(len(rows), b.shape[1])
+        return (rows @ b).reshape(*a.shape[:-1], b.shape[1]), (
+            lambda g: (tall(g) @ b.T).reshape(a.shape),
+            lambda g: rows.T @ tall(g),
+        )
+    return a @ b, _stacked_pullbacks(a, b)
+
+
+def _stacked_pullbacks(a, b):
+    """The pullbacks of a product of stacks of matrices, or of vectors, which count as a row or as a column."""
+    row, column = a.ndim == 1, b.ndim == 1
     A, B = a[None] if row else a, b[:, None] if column else b
 
-    def matrix(g):
-        return g.reshape(*g.shape, *[1] * (row + column)) if row and column else g[..., None, :] if row else g[..., None] if column else g
+    def matrices(g):
+        g = g[..., None, :] if row and not column else g[..., None] if column else g
+        return g[..., None] if row and column else g
 
     def by_a(g):
-        d = matrix(g) @ B.swapaxes(-1, -2)
-        return d.sum(tuple(range(d.ndim - 2))).reshape(a.shape) if row else d
+        d = matrices(g) @ B.swapaxes(-1, -2)
+        return unbroadcast(d, (1, *a.shape)).reshape(a.shape) if row else d
 
     def by_b(g):
-        d = A.swapaxes(-1, -2) @ matrix(g)
-        return d.sum(tuple(range(d.ndim - 2))).reshape(b.shape) if column else d
+        d = A.swapaxes(-1, -2) @ matrices(g)
+        return unbroadcast(d, (*b.shape, 1)).reshape(b.shape) if column else d
 
-    return a @ b, (by_a, by_b)
+    return by_a, by_b
 
 
 Tensor.__matmul__ = Tensor.matmul = matmul
+
+
 Tensor.__rmatmul__ = lambda self, other: matmul(other, self)
 
 
-# ---- elementwise functions
 @differentiable
 def exp(x):
-    """e to the power of `x`."""
+    """e to the power of x."""
     y = np.exp(x)
     return y, lambda g: g * y
 
@@ -584,9 +1005,9 @@ def log(x):
 
 @differentiable
 def sqrt(x):
-    """The square root; its slope at 0 is infinite."""
+    """The square root; NaN below 0, and of infinite slope at 0."""
     y = np.sqrt(x)
-    return y, lambda g: g / (2 * y)
+    return y, lambda g: g / (y + y)
 
 
 @differentiable
@@ -609,192 +1030,216 @@ def cos(x):
 
 @differentiable
 def tanh(x):
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent, from -1 to 1."""
     y = np.tanh(x)
 
     def pullback(g):
-        d = y * y
-        return g * np.subtract(1, d, out=d) if d.ndim else g * (1 - d)
+        d = np.multiply(y, y, out=np.empty_like(y))
+        np.subtract(1, d, out=d)
+        return np.multiply(g, d, out=d)  # in place, in an array of our own
 
     return y, pullback
 
 
 @differentiable
 def sigmoid(x):
-    """1 / (1 + exp(-x)); where exp overflows, the quotient is 0, as it should be."""
-    y = 1 / (1 + np.exp(-x))
+    """1 / (1 + exp(-x)), from 0 to 1. Where exp overflows to infinity, the quotient is 0, as it should be."""
+    y = np.negative(x)
+    y = np.exp(y)
+    y = np.reciprocal(y + 1)
     return y, lambda g: g * (y * (1 - y))
 
 
 @differentiable
 def relu(x):
-    """`x` where it is positive, else 0; the gradient at 0 is 0."""
+    """x where it is positive, else 0; the gradient at 0 is 0."""
     y = np.maximum(x, 0)
     return y, lambda g: g * (y > 0)
 
 
-def _shares(a, b, wins):
-    """1 where `a` wins against `b`, 1/2 where they are equal, else 0."""
-    won = wins(a, b)
+Tensor.exp, Tensor.log, Tensor.sqrt, Tensor.abs, Tensor.__abs__ = exp, log, sqrt, abs, abs
+
+
+Tensor.sin, Tensor.cos, Tensor.tanh, Tensor.sigmoid, Tensor.relu = sin, cos, tanh, sigmoid, relu
+
+
+def _share(g, a, b, wins):
+    """The gradient for `a`: all of it where `a` wins against `b`, half of it where they are equal."""
+    d = g * wins(a, b)
     ties = np.equal(a, b)
-    return won + ties * np.float16(0.5) if ties.any() else won
+    return d + g * ties * 0.5 if ties.any() else d
 
 
 @differentiable
 def maximum(a, b):
-    """The larger of two, elementwise; where they are equal, each gets half of the gradient."""
-    return np.maximum(a, b), (lambda g: g * _shares(a, b, np.greater), lambda g: g * _shares(b, a, np.greater))
+    """The larger of a and b, element by element; equal ones share the gradient."""
+    return np.maximum(a, b), (lambda g: _share(g, a, b, np.greater), lambda g: _share(g, b, a, np.greater))
 
 
 @differentiable
 def minimum(a, b):
-    """The smaller of two, elementwise; where they are equal, each gets half of the gradient."""
-    return np.minimum(a, b), (lambda g: g * _shares(a, b, np.less), lambda g: g * _shares(b, a, np.less))
+    """The smaller of a and b, element by element; equal ones share the gradient."""
+    return np.minimum(a, b), (lambda g: _share(g, a, b, np.less), lambda g: _share(g, b, a, np.less))
 
 
 @differentiable
 def clamp(x, *, min=None, max=None):
-    """`x` limited to the range from `min` to `max`; the gradient passes where x lies inside or on a limit."""
+    """x, limited to the range from the numbers `min` to `max`; either may be None."""
     if min is None and max is None:
         raise ValueError("clamp: expected min, max, or both")
-
-    def pullback(g):
-        inside = (x >= min) if max is None else (x <= max) if min is None else (x >= min) & (x <= max)
-        return g * inside
-
+    low, high = -np.inf if min is None else min, np.inf if max is None else max
     y = x if min is None else np.maximum(x, min)
-    return y if max is None else np.minimum(y, max), pullback
+    return y if max is None else np.minimum(y, max), lambda g: g * ((x >= low) & (x <= high))
 
 
 @differentiable
 def where(condition, a, b):
-    """`a` where the condition holds, else `b`."""
-    condition = np.asarray(condition)
+    """a where the condition holds, else b, element by element; all three broadcast."""
+    condition = np.asarray(condition, bool)
     return np.where(condition, a, b), (None, lambda g: g * condition, lambda g: g * ~condition)
 
 
 @differentiable
 def masked_fill(x, mask, *, value):
-    """`x`, but `value` where `mask` (booleans that broadcast to the shape of `x`) holds."""
-    if mask.dtype != bool:
-        raise TypeError(f"masked_fill: expected a mask of booleans, got {mask.dtype}")
+    """A copy of x with the number `value` where `mask` holds: booleans that broadcast to the shape of x."""
+    if np.asarray(mask).dtype != bool:
+        raise TypeError(f"masked_fill: expected a mask of booleans, got {np.asarray(mask).dtype}")
     y = x.copy()
     np.copyto(y, value, where=mask)
     return y, (lambda g: g * ~mask, None)
 
 
-for _operation in (exp, log, sqrt, abs, sin, cos, tanh, sigmoid, relu, maximum, minimum, clamp, masked_fill):
-    setattr(Tensor, _operation.__name__, _operation)
-Tensor.__abs__ = abs
-clip = Tensor.clip = clamp
+Tensor.maximum, Tensor.minimum, Tensor.clamp, Tensor.clip, Tensor.masked_fill = maximum, minimum, clamp, clamp, masked_fill
+
+
 Tensor.where = lambda self, condition, other: where(condition, self, other)
 
 
-# ---- reductions
 def _axis(dim):
-    """NumPy's name for PyTorch's `dim`: None, an integer or a tuple of them."""
+    """`dim` as NumPy's axis: None, an integer or a tuple."""
     return tuple(dim) if isinstance(dim, list) else dim
 
 
-def _kept(g, axis, keepdim):
-    """A gradient of a reduction, with the reduced axes back as axes of size 1."""
-    return g if keepdim or axis is None else np.expand_dims(g, axis)
+def _repeat(g, shape, size):
+    """`g` repeated to `shape`: as a view without memory of its own, unless that is small."""
+    if size > 10_000:
+        return np.broadcast_to(g, shape)
+    d = np.empty(shape, g.dtype)
+    d[...] = g
+    return d
 
 
 @differentiable
 def sum(x, *, dim=None, keepdim=False, dtype=None):
-    """The sum over `dim` (an integer, a tuple, or None for all). Integers and booleans give int64."""
-    axis, shape = _axis(dim), x.shape
-    value = x.sum(axis, dtype=dtype or (int64 if x.dtype.kind in "biu" else None), keepdims=keepdim)
-    return value, lambda g: np.broadcast_to(_kept(g, axis, keepdim), shape)
+    """The sum over `dim`: an integer, a tuple, or None for all. Integers and booleans give int64."""
+    axis, shape, size = _axis(dim), x.shape, x.size
+    if dtype is None and x.dtype.kind in "biu":
+        dtype = int64
+    total = np.add.reduce(x, axis, dtype, None, True)
+    kept = total.shape
+    return total if keepdim else total.squeeze(axis), lambda g: _repeat(g.reshape(kept), shape, size)
 
 
 @differentiable
 def mean(x, *, dim=None, keepdim=False):
-    """The mean over `dim`."""
+    """The mean over `dim`: an integer, a tuple, or None for all. Raises TypeError for integers."""
     if x.dtype.kind != "f":
-        raise TypeError(f"mean: {x.dtype} has no mean of its own type; call .float() first")
-    axis, shape = _axis(dim), x.shape
-    value = x.mean(axis, keepdims=keepdim)
-    count = x.size / value.size if value.size else 1.0
-    return value, lambda g: np.broadcast_to(_kept(g / count, axis, keepdim), shape)
+        raise TypeError(f"mean: {x.dtype} cannot hold a mean; call float() first")
+    axis, shape, size = _axis(dim), x.shape, x.size
+    total = np.add.reduce(x, axis, None, None, True)
+    kept, count = total.shape, size / (total.size or 1)
+    value = total / count if count else total * np.nan
+    return value if keepdim else value.squeeze(axis), lambda g: _repeat(g.reshape(kept) / count, shape, size)
+
+
+def _spread(x, axis, correction):
+    """The deviations from the mean over `axis`, their mean square with n - correction below, and that divisor."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"var: {x.dtype} cannot hold a variance; call float() first")
+    total = np.add.reduce(x, axis, None, None, True)
+    count = x.size / (total.size or 1)
+    deviations = x - total / (count or np.nan)
+    divisor = count - correction if count > correction else 0.0
+    return deviations, np.add.reduce(deviations * deviations, axis, None, None, True) / x.dtype.type(divisor), divisor
 
 
 @differentiable
 def var(x, *, dim=None, correction=1, keepdim=False, unbiased=None):
-    """The variance over `dim`, divided by n - correction; `unbiased=False` is an older name of correction=0."""
-    axis, correction = _axis(dim), correction if unbiased is None else int(unbiased)
-    centred = x - x.mean(axis, keepdims=True)
-    square = centred * centred
-    total = square.sum(axis, keepdims=keepdim)
-    count = x.size / total.size if total.size else 1.0
-    degrees = count - correction if count > correction else 0.0
-    return total / total.dtype.type(degrees), lambda g: _kept(g * (2 / degrees if degrees else np.inf), axis, keepdim) * centred
+    """The variance over `dim`, with n - correction below the sum. `unbiased=False` is an older name of correction=0."""
+    axis = _axis(dim)
+    deviations, value, divisor = _spread(x, axis, correction if unbiased is None else int(unbiased))
+    scale = 2 / divisor if divisor else np.inf
+    return value if keepdim else value.squeeze(axis), lambda g: g.reshape(value.shape) * scale * deviations
 
 
 @differentiable
 def std(x, *, dim=None, correction=1, keepdim=False, unbiased=None):
-    """The standard deviation over `dim`; where it is 0, so is its gradient."""
-    axis, correction = _axis(dim), correction if unbiased is None else int(unbiased)
-    centred = x - x.mean(axis, keepdims=True)
-    total = (centred * centred).sum(axis, keepdims=True)
-    count = x.size / total.size if total.size else 1.0
-    degrees = count - correction if count > correction else 0.0
-    deviation = np.sqrt(total / total.dtype.type(degrees))
+    """The standard deviation over `dim`, the root of `var`; where it is 0, so is its gradient, as in PyTorch."""
+    axis = _axis(dim)
+    deviations, variance, divisor = _spread(x, axis, correction if unbiased is None else int(unbiased))
+    value = np.sqrt(variance)
 
     def pullback(g):
-        scale = _kept(g, axis, keepdim) / (deviation * x.dtype.type(degrees))
-        return np.where(deviation == 0, 0, scale) * centred
+        scale = g.reshape(value.shape) / (value * (divisor or np.nan))
+        return np.where(value == 0, 0, scale) * deviations
 
-    return deviation if keepdim else deviation.squeeze(axis), pullback
+    return value if keepdim else value.squeeze(axis), pullback
 
 
-def _extreme(name, reduce):
-    """The operation amax or amin."""
+Tensor.sum, Tensor.mean, Tensor.var, Tensor.std = sum, mean, var, std
 
-    def extreme(x, *, dim=(), keepdim=False):
+
+def _extreme(name, ufunc):
+    """The operation `amax` or `amin`."""
+    def extreme(x, *, dim=None, keepdim=False):
         axis = _axis(dim) if dim != () else None
-        best = reduce(x, axis=axis, keepdims=True)
+        best = ufunc.reduce(x, axis, None, None, True)
 
         def pullback(g):
-            mask = x == best
-            return mask * (_kept(g, axis, keepdim) / mask.sum(axis, keepdims=True, dtype=x.dtype))
+            ties = x == best
+            return ties * (g.reshape(best.shape) / np.add.reduce(ties, axis, g.dtype, None, True))
 
         return best if keepdim else best.squeeze(axis), pullback
 
-    extreme.__name__, extreme.__doc__ = name, f"The {'largest' if name == 'amax' else 'smallest'} element over `dim`; equal ones share the gradient."
+    extreme.__name__ = name
+    extreme.__doc__ = f"The {ufunc.__name__} of the elements over `dim`, an integer, a tuple or None; equal ones share the gradient."
     return differentiable(extreme)
 
 
-amax, amin = _extreme("amax", np.max), _extreme("amin", np.min)
+amax, amin = _extreme("amax", np.maximum), _extreme("amin", np.minimum)
 
 
 @without_gradient
 def argmax(x, dim=None, keepdim=False):
-    """The position of the largest element over `dim` (the first of equal ones), or in the flattened tensor."""
-    return x.argmax(dim, keepdims=keepdim) if dim is not None else x.argmax()
+    """The index of the largest element over `dim`, the first of equal ones; without `dim`, in the flattened tensor."""
+    return x.argmax(dim, keepdims=keepdim and dim is not None)
 
 
 @without_gradient
 def argmin(x, dim=None, keepdim=False):
-    """The position of the smallest element over `dim` (the first of equal ones), or in the flattened tensor."""
-    return x.argmin(dim, keepdims=keepdim) if dim is not None else x.argmin()
+    """The index of the smallest element over `dim`, the first of equal ones; without `dim`, in the flattened tensor."""
+    return x.argmin(dim, keepdims=keepdim and dim is not None)
 
 
 @differentiable
 def _gather(x, index, *, dim):
+    index = np.asarray(index)
+    if index.dtype.kind not in "iu" or index.ndim != x.ndim:
+        raise ValueError(f"gather: {x.shape} needs an index of {x.ndim} axes of integers, got {index.shape} of {index.dtype}")
+    places = list(np.indices(index.shape, sparse=True))
+    places[dim] = index
+    places = tuple(places)
+
     def pullback(g):
-        d = np.zeros_like(x)
-        places = list(np.ix_(*[np.arange(n) for n in index.shape]))
-        places[dim] = index
-        np.add.at(d, tuple(places), g)
+        d = np.zeros(x.shape, g.dtype)
+        np.add.at(d, places, g)
         return d
 
-    return np.take_along_axis(x, index, dim) , (pullback, None)
+    return x[places], (pullback, None)
 
 
 def gather(x, dim, index):
-    """The elements x[i][index[i][j]] for dim=1, and so on: `index` (integers) has the result's shape."""
+    """Pick along one axis: for dim=1 the result at [i, j] is x[i, index[i, j]]. It has the shape of `index`."""
     return _gather(x, index, dim=dim)
 
 
@@ -802,77 +1247,92 @@ values_and_indices = namedtuple("values_and_indices", "values indices")
 
 
 def max(x, dim=None, keepdim=False):
-    """The largest element; over one `dim` the pair (values, indices), whose gradient goes to the chosen places."""
-    return _extreme_of(x, dim, keepdim, amax, maximum, argmax)
+    """The largest element of all; with `dim`, the pair (values, indices), whose gradient goes to the chosen elements.
+
+    With a tensor in place of `dim` it is `maximum`, the larger of two.
+    """
+    return _largest(x, dim, keepdim, amax, maximum, argmax)
 
 
 def min(x, dim=None, keepdim=False):
-    """The smallest element; over one `dim` the pair (values, indices), whose gradient goes to the chosen places."""
-    return _extreme_of(x, dim, keepdim, amin, minimum, argmin)
+    """The smallest element of all; with `dim`, the pair (values, indices), whose gradient goes to the chosen elements.
+
+    With a tensor in place of `dim` it is `minimum`, the smaller of two.
+    """
+    return _largest(x, dim, keepdim, amin, minimum, argmin)
 
 
-def _extreme_of(x, dim, keepdim, over_all, of_two, places):
-    """What `max` and `min` share: without dim over all elements, with a tensor as second argument of two."""
+def _largest(x, dim, keepdim, of_all, of_two, place):
+    """What `max` and `min` have in common."""
     if dim is None:
-        return over_all(x)
+        return of_all(x)
     if isinstance(dim, Tensor):
         return of_two(x, dim)
-    indices = places(x, dim, True)
+    if not x.ndim:
+        return values_and_indices(of_all(x), place(x))
+    indices = place(x, dim=dim, keepdim=True)
     values = _gather(x, indices, dim=dim)
     if not keepdim:
-        values, indices = squeeze(values, dim), squeeze(indices, dim)
+        values, indices = squeeze(values, dim=dim), squeeze(indices, dim=dim)
     return values_and_indices(values, indices)
 
 
-@differentiable
-def logsumexp(x, *, dim, keepdim=False):
-    """log(sum(exp(x))) over `dim`, without overflow."""
-    axis = _axis(dim)
-    top = x.max(axis, keepdims=True)
-    top = np.where(np.isfinite(top), top, 0)
-    value = np.log(np.exp(x - top).sum(axis, keepdims=True)) + top
+Tensor.amax, Tensor.amin, Tensor.argmax, Tensor.argmin = amax, amin, argmax, argmin
 
-    def pullback(g):
-        return _kept(g, axis, keepdim) * np.exp(x - np.where(np.isneginf(value), 0, value))
 
-    return value if keepdim else value.squeeze(axis), pullback
+Tensor.gather, Tensor.max, Tensor.min = gather, max, min
+
+
+Tensor.any = without_gradient(lambda x, dim=None, keepdim=False: x.any(dim, keepdims=keepdim))
+
+
+Tensor.all = without_gradient(lambda x, dim=None, keepdim=False: x.all(dim, keepdims=keepdim))
 
 
 @differentiable
 def softmax(x, *, dim):
-    """exp(x) / sum(exp(x)) over `dim`, without overflow."""
-    y = x - x.max(dim, keepdims=True)
-    y = np.exp(y, out=y) if y.ndim else np.exp(y)
-    y /= y.sum(dim, keepdims=True)
+    """exp(x) / sum(exp(x)) over one `dim`, without overflow. A row of nothing but -inf gives NaN, as in PyTorch."""
+    y = np.subtract(x, np.maximum.reduce(x, dim, None, None, True), out=np.empty_like(x))
+    np.exp(y, out=y)
+    y /= np.add.reduce(y, dim, None, None, True)
 
     def pullback(g):
         d = g * y
-        d -= y * d.sum(dim, keepdims=True)
-        return d
+        return d - y * np.add.reduce(d, dim, None, None, True)
 
     return y, pullback
 
 
 @differentiable
 def log_softmax(x, *, dim):
-    """log(softmax(x)) over `dim`, without overflow or underflow."""
-    y = x - x.max(dim, keepdims=True)
-    y -= np.log(np.exp(y).sum(dim, keepdims=True))
-    return y, lambda g: g - np.exp(y) * g.sum(dim, keepdims=True)
+    """log(softmax(x)) over one `dim`, without overflow, and without the log of a rounded 0."""
+    y = np.subtract(x, np.maximum.reduce(x, dim, None, None, True), out=np.empty_like(x))
+    y -= np.log(np.add.reduce(np.exp(y), dim, None, None, True))
+    return y, lambda g: g - np.exp(y) * np.add.reduce(g, dim, None, None, True)
+
+
+@differentiable
+def logsumexp(x, *, dim, keepdim=False):
+    """log(sum(exp(x))) over `dim`, an integer or a tuple, without overflow; -inf where all of x is."""
+    axis = _axis(dim)
+    top = np.maximum.reduce(x, axis, None, None, True)
+    top = np.where(np.isfinite(top), top, 0)
+    value = np.log(np.add.reduce(np.exp(x - top), axis, None, None, True)) + top
+    return value if keepdim else value.squeeze(axis), (
+        lambda g: g.reshape(value.shape) * np.exp(x - np.where(np.isneginf(value), 0, value)),
+    )
 
 
 @differentiable
 def cumsum(x, *, dim):
-    """The running sum along `dim`."""
-    value = x.cumsum(dim, dtype=int64 if x.dtype.kind in "biu" else None)
-    return value, lambda g: np.flip(np.flip(g, dim).cumsum(dim), dim)
+    """The running sum along `dim`. Its gradient is the running sum from the other end."""
+    value = np.cumsum(x, dim, int64 if x.dtype.kind in "biu" else None).reshape(x.shape)
+    return value, lambda g: np.flip(np.flip(g, dim).cumsum(dim), dim) if x.ndim else g
 
 
-for _operation in (sum, mean, var, std, amax, amin, argmax, argmin, gather, max, min, logsumexp, softmax, log_softmax, cumsum):
-    setattr(Tensor, _operation.__name__, _operation)
+Tensor.softmax, Tensor.log_softmax, Tensor.logsumexp, Tensor.cumsum = softmax, log_softmax, logsumexp, cumsum
 
 
-# ---- shapes
 def _sizes(sizes):
     """Sizes given one by one, or as one sequence."""
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
@@ -880,177 +1340,157 @@ def _sizes(sizes):
 
 @differentiable
 def reshape(x, *, shape):
-    """The same numbers in another shape, sharing memory where possible; one size may be -1."""
+    """The same numbers in the shape `shape`, where one size may be -1; shares memory where that is possible."""
     before = x.shape
     return x.reshape(shape), lambda g: g.reshape(before)
 
 
 @differentiable
 def permute(x, *, dims):
-    """The axes in the order `dims`, sharing memory."""
+    """The axes in the order `dims`; shares memory."""
     if len(dims) != x.ndim:
-        raise ValueError(f"permute: {x.shape} has {x.ndim} dimensions, dims names {len(dims)}")
-    return x.transpose(dims), lambda g: g.transpose(np.argsort(np.arange(x.ndim)[list(dims)]))
+        raise ValueError(f"permute: {x.shape} has {x.ndim} axes, dims {tuple(dims)} names {len(dims)}")
+    back = np.argsort([d % x.ndim for d in dims]) if dims else ()
+    return x.transpose(dims), lambda g: g.transpose(back)
 
 
 @differentiable
 def transpose(x, *, dim0, dim1):
-    """Two axes exchanged, sharing memory."""
+    """Two axes exchanged; shares memory."""
     return x.swapaxes(dim0, dim1), lambda g: g.swapaxes(dim0, dim1)
 
 
 @differentiable
+def expand(x, *, shape):
+    """Axes of size 1 repeated to `shape`, where -1 keeps a size, and new ones may stand in front; shares memory."""
+    if len(shape) < x.ndim:
+        raise ValueError(f"expand: {x.shape} has more axes than {tuple(shape)}")
+    before = (1,) * (len(shape) - x.ndim) + x.shape
+    return np.broadcast_to(x, [old if new == -1 else new for old, new in zip(before, shape, strict=True)]), lambda g: g
+
+
+@differentiable
 def squeeze(x, *, dim=None):
-    """Without the axes of size 1, or without those in `dim` that have size 1."""
+    """Without the axes of size 1, or without those that `dim` names and that have size 1; shares memory."""
     before = x.shape
     if dim is not None:
-        named = np.atleast_1d(dim)
-        dim = tuple(int(d) for d in named if x.shape[d] == 1)
+        dim = tuple(d for d in (dim if isinstance(dim, tuple | list) else (dim,)) if x.ndim and x.shape[d] == 1)
     return x.squeeze(dim), lambda g: g.reshape(before)
 
 
 @differentiable
 def unsqueeze(x, *, dim):
-    """With a new axis of size 1 at `dim`."""
+    """With a new axis of size 1 at `dim`; shares memory."""
     before = x.shape
     return np.expand_dims(x, dim), lambda g: g.reshape(before)
 
 
 @differentiable
-def expand(x, *, shape):
-    """Repeated along axes of size 1, without copying; -1 keeps a size."""
-    if len(shape) < x.ndim:
-        raise ValueError(f"expand: {x.shape} to {tuple(shape)}, fewer dimensions than before")
-    full = (1,) * (len(shape) - x.ndim) + x.shape
-    return np.broadcast_to(x, [m if n == -1 else n for m, n in zip(full, shape, strict=True)]), lambda g: g  # summed centrally
-
-
-@differentiable
 def flip(x, *, dims):
-    """In reverse order along `dims`."""
+    """In reverse order along `dims`; a copy, as in PyTorch."""
     return np.flip(x, dims).copy(), lambda g: np.flip(g, dims)
 
 
 @differentiable
-def pad(x, *, pad, mode="constant", value=0.0):
-    """With `value` around it: `pad` is (before, after) of the last axis, then of the one before it, and so on."""
-    if mode != "constant":
-        raise ValueError(f"pad: only mode 'constant' exists, got {mode!r}")
-    if len(pad) % 2 or len(pad) > 2 * x.ndim:
-        raise ValueError(f"pad: {x.shape} needs pairs for at most {x.ndim} axes, got {len(pad)} numbers")
-    pairs = [(0, 0)] * (x.ndim - len(pad) // 2) + list(zip(pad[::2], pad[1::2], strict=True))[::-1]
-    sizes = [n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True)]
-    inner = tuple(slice(np.maximum(b, 0), n - np.maximum(a, 0)) for n, (b, a) in zip(sizes, pairs, strict=True))
-    source = tuple(slice(np.maximum(-b, 0), n - np.maximum(-a, 0)) for n, (b, a) in zip(x.shape, pairs, strict=True))
-    y = np.full(sizes, value, x.dtype)
-    y[inner] = x[source]
-
-    def pullback(g):
-        d = np.zeros_like(x)
-        d[source] = g[inner]
-        return d
-
-    return y, pullback
+def clone(x):
+    """A copy, through which gradients flow."""
+    return x.copy(), lambda g: g
 
 
-@differentiable
-def _cat(*arrays, dim=0):
-    if len({a.ndim for a in arrays}) > 1 or not arrays[0].ndim:
-        raise ValueError(f"cat: {' and '.join(str(a.shape) for a in arrays)}, expected equal numbers of dimensions, at least one")
-    ends = np.cumsum([0, *(a.shape[dim] for a in arrays)])
-
-    def piece(i):
-        index = [slice(None)] * arrays[0].ndim
-        index[dim] = slice(ends[i], ends[i + 1])
-        return lambda g: g[tuple(index)]
-
-    return np.concatenate(arrays, dim), tuple(piece(i) for i in range(len(arrays)))
-
-
-@differentiable
-def _stack(*arrays, dim=0):
-    if len({a.shape for a in arrays}) > 1:
-        raise ValueError(f"stack: {' and '.join(str(a.shape) for a in arrays)}, expected equal shapes")
-
-    def piece(i):
-        return lambda g: np.take(g, i, dim)
-
-    return np.stack(arrays, dim), tuple(piece(i) for i in range(len(arrays)))
+def flatten(x, start_dim=0, end_dim=-1):
+    """The axes from `start_dim` to `end_dim` merged into one; shares memory where that is possible."""
+    if not x.ndim:
+        return reshape(x, shape=(1,))
+    for dim in (start_dim, end_dim):
+        if not -x.ndim <= dim < x.ndim:
+            raise IndexError(f"flatten: {x.shape} has no dim {dim}")
+    first, last = start_dim % x.ndim, end_dim % x.ndim
+    if first > last:
+        raise ValueError(f"flatten: {x.shape}, start_dim {start_dim} comes after end_dim {end_dim}")
+    return reshape(x, shape=(*x.shape[:first], int(np.prod(x.shape[first : last + 1])), *x.shape[last + 1 :]))
 
 
-def cat(tensors, dim=0):
-    """Tensors joined along an existing axis."""
-    return _several("cat", _cat, tensors, dim)
+Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.flatten = transpose, squeeze, unsqueeze, clone, flatten
 
 
-def stack(tensors, dim=0):
-    """Tensors of one shape joined along a new axis."""
-    return _several("stack", _stack, tensors, dim)
+Tensor.reshape = lambda self, *shape: reshape(self, shape=_sizes(shape))
 
 
-def _several(name, operation, tensors, dim):
-    tensors = list(tensors)
-    if not tensors:
-        raise ValueError(f"{name}: expected at least one tensor")
-    return operation(*tensors, dim=dim)
+Tensor.permute = lambda self, *dims: permute(self, dims=_sizes(dims))
 
 
-def split(x, split_size_or_sections, dim=0):
-    """A tuple of pieces (views) along `dim`: of one size, the last may be smaller, or of the sizes in a list."""
-    n = x.shape[dim]
-    if isinstance(split_size_or_sections, int):
-        step = split_size_or_sections
-        if step < 1:
-            raise ValueError(f"split: expected a size of at least 1, got {step}")
-        sizes = [step] * (n // step) + [n % step] * (n % step > 0 or n == 0)
-    else:
-        sizes = list(split_size_or_sections)
-        if np.sum(sizes) != n:
-            raise ValueError(f"split: sizes {sizes} do not add up to {n}, the size of dimension {dim} of {x.shape}")
-    ends = np.cumsum([0, *sizes]).tolist()
-    before = (slice(None),) * (dim % x.ndim)
-    return tuple(x[(*before, slice(a, b))] for a, b in zip(ends, ends[1:], strict=False))
+Tensor.expand = lambda self, *shape: expand(self, shape=_sizes(shape))
 
 
-def chunk(x, chunks, dim=0):
-    """At most `chunks` pieces (views) of equal size along `dim`; the last may be smaller."""
-    return split(x, int(-(-x.shape[dim] // chunks)) or 1, dim)
+Tensor.flip = lambda self, *dims: flip(self, dims=_sizes(dims))
+
+
+Tensor.T = property(lambda self: permute(self, dims=tuple(range(self.ndim))[::-1]), doc="The axes in reverse order.")
+
+
+Tensor.mT = property(lambda self: transpose(self, dim0=-1, dim1=-2), doc="The last two axes exchanged.")
+
+
+def _index(index):
+    """An index as NumPy takes it: tensors and lists become arrays."""
+    if type(index) is tuple:
+        return tuple([_index(i) for i in index])
+    if isinstance(index, Tensor):
+        return index.data
+    return np.array(index, None if len(index) else int64) if isinstance(index, list) else index
+
+
+def _steps(index):
+    """An index in two steps, first the integers and then the rest, where integers and arrays meet in it.
+
+    NumPy counts an integer beside an array as an array, which may move axes; PyTorch takes the integers first.
+    """
+    whole = lambda i: isinstance(i, int | np.integer) and not isinstance(i, bool)
+    if type(index) is not tuple or not [i for i in index if whole(i)] or not [i for i in index if type(i) is _ndarray]:
+        return (), index
+    first = []
+    for i in index:
+        if whole(i) or i is ...:
+            first.append(i)
+        elif i is not None:
+            first += [slice(None)] * (i.ndim if type(i) is _ndarray and i.dtype == bool else 1)
+    return tuple(first), tuple(i for i in index if not whole(i))
 
 
 @differentiable
 def getitem(x, *, index):
-    """x[index], for every kind of index that NumPy and PyTorch share; repeated places add up their gradients."""
-    y = x[index]
+    """x[index], for every kind of index that NumPy and PyTorch share; gradients of repeated places add up."""
+    first, second = _steps(index)
+    y = x[first][second] if first else x[index]
     if type(y) is not _ndarray:
-        y = x[(*index, ...)] if type(index) is tuple else x[index, ...]
+        y = x[(*index, ...)] if type(index) is tuple else x[index, ...]  # a view, not a number
 
     def pullback(g):
         d = np.zeros(x.shape, g.dtype)
-        if _repeats(index):
-            np.add.at(d, index, g)
+        part = d[first]
+        arrays = [i for i in (second if type(second) is tuple else (second,)) if type(i) is _ndarray and i.dtype != bool]
+        if not arrays:
+            part[second] = g
+        elif type(second) is _ndarray and second.size > 100 and x.ndim > 1:
+            _add_rows(part, second, g)
         else:
-            d[index] = g
+            np.add.at(part, second, g)
         return d
 
     return y, pullback
 
 
-def _repeats(index):
-    """Whether an index may name a place twice: only arrays and lists of integers can."""
-    parts = index if type(index) is tuple else (index,)
-    return bool([p for p in parts if isinstance(p, np.ndarray | list) and np.asarray(p).dtype != bool])
-
-
-def _index(index):
-    """An index as NumPy takes it: tensors become arrays."""
-    if isinstance(index, tuple):
-        return tuple([p.data if isinstance(p, Tensor) else p for p in index])
-    return index.data if isinstance(index, Tensor) else index
+def _add_rows(target, index, g):
+    """target[index] += g for an array of row numbers, where repeated rows add up: sorted, and summed run by run."""
+    rows = index.ravel() % len(target)
+    order = np.argsort(rows, kind="stable")
+    rows, starts = np.unique(rows[order], return_index=True)
+    target[rows] = np.add.reduceat(g.reshape(-1, *target.shape[1:])[order], starts, axis=0)
 
 
 @differentiable
 def index_put(x, value, *, index):
-    """A copy of `x` with x[index] = value."""
+    """A copy of x in which x[index] = value; where `index` names a place twice, one of the values wins."""
     y = x.copy()
     y[index] = value
 
@@ -1062,248 +1502,191 @@ def index_put(x, value, *, index):
     return y, (by_x, lambda g: g[index])
 
 
-@method_of(Tensor)
-def __getitem__(self, index):
-    return getitem(self, index=_index(index))
+def split(x, split_size_or_sections, dim=0):
+    """A tuple of views along `dim`: pieces of one size, of which the last may be smaller, or of the sizes in a list."""
+    n, sizes = x.shape[dim], split_size_or_sections
+    if isinstance(sizes, int):
+        if sizes < 1:
+            raise ValueError(f"split: expected a size of at least 1, got {sizes}")
+        sizes = [sizes] * (n // sizes) + [n % sizes] * (n % sizes > 0 or n == 0)
+    ends = np.cumsum([0, *sizes]).tolist()
+    if ends[-1] != n:
+        raise ValueError(f"split: {x.shape}, the sizes {list(sizes)} do not add up to {n} along dim {dim}")
+    before = (slice(None),) * (dim % x.ndim)
+    return tuple(x[(*before, slice(start, end))] for start, end in zip(ends, ends[1:], strict=False))
 
 
-@method_of(Tensor)
-def __setitem__(self, index, value):
-    index = _index(index)
-    if _thread.recording and (self._node is not None or isinstance(value, Tensor) and value._node is not None):
-        if self._node is not None and self._node.vjp is None:
-            raise RuntimeError("setitem: a leaf that requires a gradient is not changed in place; do it under no_grad()")
-        changed = index_put(self, value, index=index)
-        self.data, self._node = changed.data, changed._node
-    else:
-        self.data[index] = value.data if isinstance(value, Tensor) else value
+def chunk(x, chunks, dim=0):
+    """At most `chunks` views of one size along `dim`; the last may be smaller."""
+    if chunks < 1:
+        raise ValueError(f"chunk: expected at least 1 chunk, got {chunks}")
+    return split(x, -(-x.shape[dim] // chunks) or 1, dim)
 
 
-@method_of(Tensor)
-def __len__(self):
-    if not self.data.ndim:
-        raise TypeError("len: a tensor of no dimensions has no length")
-    return len(self.data)
+Tensor.split, Tensor.chunk = split, chunk
 
 
-@method_of(Tensor)
-def __iter__(self):
-    if not self.data.ndim:
-        raise TypeError("iter: a tensor of no dimensions has nothing to go through")
-    return (self[i] for i in range(len(self.data)))
+@differentiable
+def _cat(*arrays, dim=0):
+    shapes = [a.shape for a in arrays]
+    trimmed = {(*s[: dim % len(s)], *s[dim % len(s) + 1 :]) if -len(s) <= dim < len(s) else None for s in shapes}
+    if len(trimmed) > 1 or None in trimmed:
+        raise ValueError(f"cat: {' and '.join(map(str, shapes))} do not fit together along dim {dim}")
+    ends = np.cumsum([0, *(s[dim] for s in shapes)]).tolist()
+    before = (slice(None),) * (dim % len(shapes[0]))
+    cut = lambda i: lambda g: g[(*before, slice(ends[i], ends[i + 1]))]
+    return np.concatenate(arrays, dim), tuple(cut(i) for i in range(len(arrays)))
 
 
-@method_of(Tensor, "view_copy")
-def reshape_(self, *shape):
-    return reshape(self, shape=_sizes(shape))
+@differentiable
+def _stack(*arrays, dim=0):
+    if len({a.shape for a in arrays}) > 1:
+        raise ValueError(f"stack: {' and '.join(str(a.shape) for a in arrays)}, expected equal shapes")
+    before = (slice(None),) * (dim % (arrays[0].ndim + 1))
+    pick = lambda i: lambda g: g[(*before, i)]
+    return np.stack(arrays, dim), tuple(pick(i) for i in range(len(arrays)))
 
 
-Tensor.reshape = reshape_
+def cat(tensors, dim=0):
+    """Tensors joined along an axis that they have. Raises ValueError where their other sizes differ."""
+    return _join("cat", _cat, tensors, dim)
 
 
-@method_of(Tensor)
-def view(self, *shape):
-    result = reshape(self, shape=_sizes(shape))
-    if result.data.size and not np.may_share_memory(result.data, self.data):
-        raise RuntimeError(f"view: {self.shape} with these strides cannot be seen as {result.shape} without a copy; use reshape")
-    return result
+def stack(tensors, dim=0):
+    """Tensors of one shape joined along a new axis. Raises ValueError where the shapes differ."""
+    return _join("stack", _stack, tensors, dim)
 
 
-def flatten(x, start_dim=0, end_dim=-1):
-    """The axes from `start_dim` to `end_dim` merged into one."""
-    if not x.ndim:
-        return reshape(x, shape=(1,))
-    first, last = start_dim % x.ndim, end_dim % x.ndim
-    if first > last:
-        raise ValueError(f"flatten: {x.shape}, start_dim {start_dim} comes after end_dim {end_dim}")
-    return reshape(x, shape=(*x.shape[:first], int(np.prod(x.shape[first:last + 1])), *x.shape[last + 1:]))
+def _join(name, operation, tensors, dim):
+    """Call `operation` on a sequence of tensors, which must not be empty."""
+    tensors = tuple(tensors)
+    if not tensors:
+        raise ValueError(f"{name}: expected at least one tensor")
+    return operation(*tensors, dim=dim)
 
 
-def _diagonal_free(letters, array):
-    return array
+@differentiable
+def pad(x, *, pad, mode="constant", value=0.0):
+    """x with `value` around it. `pad` is (before, after) for the last axis, then for the one before it, and so on.
+
+    Negative numbers cut off. The argument's order is that of torch.nn.functional.pad.
+    """
+    if mode != "constant":
+        raise ValueError(f"pad: only the mode 'constant' is known, got {mode!r}")
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ValueError(f"pad: {x.shape} takes pairs for at most {x.ndim} axes, got {tuple(pad)}")
+    pairs = [(0, 0)] * (x.ndim - len(pad) // 2) + [*zip(pad[::2], pad[1::2], strict=True)][::-1]
+    sizes = [n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True)]
+    if [n for n in sizes if n < 0]:
+        raise ValueError(f"pad: {x.shape} cannot lose as much as {tuple(pad)} says")
+    clip = lambda n: n if n > 0 else 0
+    source = tuple(slice(clip(-before), n - clip(-after)) for n, (before, after) in zip(x.shape, pairs, strict=True))
+    inner = tuple(slice(clip(before), n - clip(after)) for n, (before, after) in zip(sizes, pairs, strict=True))
+    y = np.full(sizes, value, x.dtype)
+    y[inner] = x[source]
+
+    def pullback(g):
+        d = np.zeros(x.shape, g.dtype)
+        d[source] = g[inner]
+        return d
+
+    return y, pullback
+
+
+def _triangle(name, function):
+    """The operation `tril` or `triu`."""
+    def triangle(x, *, diagonal=0):
+        return function(x, diagonal), lambda g: function(g, diagonal)
+
+    triangle.__name__, triangle.__doc__ = name, f"{name}: a matrix with zeros on one side of a diagonal (0: the main one)."
+    return differentiable(triangle)
+
+
+tril, triu = _triangle("tril", np.tril), _triangle("triu", np.triu)
+
+
+Tensor.pad, Tensor.tril, Tensor.triu = pad, tril, triu
 
 
 @differentiable
 def _einsum(*arrays, equation):
     terms, out = _letters(equation, [a.ndim for a in arrays])
     sizes = {}
-    for term, a in zip(terms, arrays, strict=True):
-        for c, n in zip(term, a.shape, strict=True):
-            if sizes.setdefault(c, n) == 1:
-                sizes[c] = n
-            elif n not in (1, sizes[c]):
-                raise ValueError(f"einsum: {equation!r}, the index {c!r} has sizes {sizes[c]} and {n}")
+    for letter, n in [pair for term, a in zip(terms, arrays, strict=True) for pair in zip(term, a.shape, strict=True)]:
+        if n != 1 and sizes.get(letter, 1) not in (1, n):
+            raise ValueError(f"einsum: {equation!r}, the index {letter} has sizes {sizes[letter]} and {n}")
+        sizes[letter] = n if n != 1 else sizes.get(letter, 1)
+    optimize = bool(np.prod([*map(float, sizes.values())]) > 10_000)
 
-    def contract(operands, inputs, output):
-        return np.einsum(f"{','.join(inputs)}->{output}", *operands, optimize=bool(np.prod([*sizes.values()]) > 10_000))
+    def contract(inputs, result, operands):
+        return np.einsum(f"{','.join(inputs)}->{result}", *operands, optimize=optimize)
 
     def pullback(k):
+        others = [i for i in range(len(arrays)) if i != k]
+        own = "".join(dict.fromkeys(terms[k]))
+        elsewhere = set(out).union(*(terms[i] for i in others))
+
         def by_k(g):
-            others = [i for i in range(len(arrays)) if i != k]
-            wanted = "".join(dict.fromkeys(terms[k]))
-            seen = set(out).union(*(terms[i] for i in others))
-            found = "".join(c for c in wanted if c in seen)
-            d = contract([g, *(arrays[i] for i in others)], [out, *(terms[i] for i in others)], found)
-            d = d.reshape([sizes[c] if c in found else 1 for c in wanted])
-            d = np.broadcast_to(d, [sizes[c] for c in wanted])
-            if len(wanted) == len(terms[k]):
+            found = "".join(letter for letter in own if letter in elsewhere)
+            d = contract([out, *(terms[i] for i in others)], found, [g, *(arrays[i] for i in others)])
+            rest = iter(d.shape)
+            d = d.reshape([next(rest) if letter in found else 1 for letter in own])
+            d = np.broadcast_to(d, [sizes[letter] for letter in own])  # an index of this operand alone repeats its gradient
+            if own == terms[k]:
                 return d
-            full = np.zeros([sizes[c] for c in terms[k]], d.dtype)
-            np.einsum(f"{terms[k]}->{wanted}", full)[...] = d
+            full = np.zeros([sizes[letter] for letter in terms[k]], d.dtype)
+            np.einsum(f"{terms[k]}->{own}", full)[...] = d  # a view of the diagonal
             return full
 
         return by_k
 
-    return contract(arrays, terms, out), tuple(pullback(k) for k in range(len(arrays)))
+    return contract(terms, out, arrays), tuple(pullback(k) for k in range(len(arrays)))
 
 
 def _letters(equation, ndims):
-    """The index letters of each operand and of the result; an ellipsis becomes letters of its own."""
+    """The letters of each operand and of the result; an ellipsis becomes capital letters of its own."""
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(ndims):
         raise ValueError(f"einsum: {equation!r} names {len(terms)} operands, got {len(ndims)}")
-    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
     counts = [ndim - len(term.replace("...", "")) for term, ndim in zip(terms, ndims, strict=True)]
     for term, count, ndim in zip(terms, counts, ndims, strict=True):
         if count < 0 or count and "..." not in term:
-            raise ValueError(f"einsum: {equation!r}, {term!r} does not fit an operand of {ndim} dimensions")
-    dots = "".join(spare[: np.max(counts, initial=0)])
-    terms = [term.replace("...", dots[len(dots) - count :]) for term, count in zip(terms, counts, strict=True)]
-    if not arrow:
-        joined = "".join(terms)
-        out = dots + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in dots))
-    return terms, out.replace("...", dots)
+            raise ValueError(f"einsum: {equation!r}, the term {term!r} does not fit an operand of {ndim} axes")
+    spare = "".join(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)[: np.max(counts)]
+    terms = [term.replace("...", spare[len(spare) - count :]) for term, count in zip(terms, counts, strict=True)]
+    joined = "".join(terms)
+    if not arrow:  # the letters that occur once, in the order of the alphabet
+        out = "..." + "".join(sorted(c for c in set(joined) - set(spare) if joined.count(c) == 1))
+    out = out.replace("...", spare)
+    if unknown := set(out) - set(joined):
+        raise ValueError(f"einsum: {equation!r}, no operand has the index {' '.join(sorted(unknown))}")
+    return terms, out
 
 
 def einsum(equation, *operands):
-    """Einstein's summation: multiply the operands, sum over every index that the result does not name."""
+    """Multiply the operands and sum over every index that the result does not name: ``einsum("ij,jk->ik", a, b)``.
+
+    Raises ValueError where letters and axes do not fit, or an index has two sizes. Section 15.
+    """
+    operands = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
     return _einsum(*operands, equation=equation)
 
 
-for _operation in (transpose, squeeze, unsqueeze, flatten, split, chunk, pad):
-    setattr(Tensor, _operation.__name__, _operation)
-Tensor.permute = lambda self, *dims: permute(self, dims=_sizes(dims))
-Tensor.expand = lambda self, *shape: expand(self, shape=_sizes(shape))
-Tensor.flip = lambda self, *dims: flip(self, dims=_sizes(dims))
-Tensor.T = property(lambda self: permute(self, dims=tuple(range(self.ndim))[::-1]))
-Tensor.mT = property(lambda self: transpose(self, -1, -2))
-
-
 @differentiable
-def clone(x):
-    """A copy that gradients flow through."""
-    return x.copy(), lambda g: g
-
-
-@differentiable
-def to_dtype(x, *, dtype):
-    """The same numbers as another floating-point type."""
+def _to(x, *, dtype):
     return x.astype(dtype), lambda g: g
 
 
-@method_of(Tensor, "astype", "type")
-def to(self, dtype):
-    """This tensor as another type; itself where it has that type. A device's name ("cpu") changes nothing."""
-    if isinstance(dtype, str) and dtype == "cpu":
-        return self
-    dtype = np.dtype(dtype)
-    if dtype == self.data.dtype:
-        return self
-    return to_dtype(self, dtype=dtype) if dtype.kind == "f" else Tensor(self.data.astype(dtype), copy=False)
+Tensor.float, Tensor.double, Tensor.half = lambda self: self.to(float32), lambda self: self.to(float64), lambda self: self.to(float16)
 
 
-Tensor.float = lambda self: self.to(float32)
-Tensor.double = lambda self: self.to(float64)
-Tensor.half = lambda self: self.to(float16)
-Tensor.long = lambda self: self.to(int64)
-Tensor.int = lambda self: self.to(int32)
-Tensor.bool = lambda self: self.to(np.bool_)
-Tensor.clone = clone
-Tensor.shape = property(lambda self: self.data.shape)
-Tensor.ndim = property(lambda self: self.data.ndim)
-Tensor.dtype = property(lambda self: self.data.dtype)
-Tensor.size = lambda self, dim=None: self.data.shape if dim is None else self.data.shape[dim]
-Tensor.dim = lambda self: self.data.ndim
-Tensor.numel = lambda self: self.data.size
-Tensor.tolist = lambda self: self.data.tolist()
-Tensor.device = property(lambda self: "cpu")
-
-
-@method_of(Tensor)
-def item(self):
-    """The one number of this tensor as a Python number."""
-    if self.data.size != 1:
-        raise ValueError(f"item: a tensor of shape {self.shape} is not a single number")
-    return self.data.item()
-
-
-@method_of(Tensor)
-def __bool__(self):
-    if self.data.size != 1:
-        raise ValueError(f"bool: a tensor of shape {self.shape} is neither true nor false; use any() or all()")
-    return bool(self.data.item())
-
-
-Tensor.__float__ = lambda self: float(self.item())
-Tensor.__int__ = lambda self: int(self.item())
-Tensor.__index__ = lambda self: self.data.item().__index__()
-
-
-@method_of(Tensor)
-def numpy(self):
-    """The data as a NumPy array that shares its memory."""
-    if self._node is not None:
-        raise RuntimeError("numpy: this tensor requires a gradient, which NumPy would lose; use detach().numpy()")
-    return self.data
-
-
-@method_of(Tensor)
-def __array__(self, dtype=None, copy=None):
-    return np.array(self.numpy(), dtype=dtype, copy=copy)
-
-
-@method_of(Tensor)
-def detach(self):
-    """A tensor that shares this one's data and has no graph."""
-    return Tensor(self.data, copy=False)
-
-
-@method_of(Tensor)
-def requires_grad_(self, requires_grad=True):
-    """Set `requires_grad`, and return the tensor."""
-    self.requires_grad = requires_grad
-    return self
-
-
-@method_of(Tensor)
-def retain_grad(self):
-    """Let `backward` keep the gradient of this result of an operation, too."""
-    if self._node is None:
-        raise RuntimeError("retain_grad: this tensor does not require a gradient")
-    self._node.keeps = True
-
-
-@method_of(Tensor)
-def contiguous(self):
-    return self if self.data.flags.c_contiguous else clone(self)
-
-
-@method_of(Tensor)
-def __deepcopy__(self, memo):
-    if not self.is_leaf:
-        raise RuntimeError("deepcopy: only leaves can be copied with their gradient; detach() the result of an operation first")
-    result = type(self).__new__(type(self))
-    result.data = self.data.copy()
-    result._node = None
-    if self._node is not None:
-        result.requires_grad = True
-        result._node.grad = None if self._node.grad is None else self._node.grad.copy()
-    memo[id(self)] = result
-    return result
+Tensor.long, Tensor.int, Tensor.bool = lambda self: self.to(int64), lambda self: self.to(int32), lambda self: self.to(np.bool_)
 
 
 class _Random:
+    """The engine's random numbers: one generator, which `manual_seed` replaces."""
+
     def __init__(self):
         self.generator = np.random.default_rng(0)
 
@@ -1312,18 +1695,38 @@ _random = _Random()
 
 
 def manual_seed(seed):
-    """Restart the engine's random numbers from `seed`, and return the NumPy generator that gives them."""
+    """Start the engine's random numbers afresh from `seed`. Returns the NumPy generator that gives them."""
     _random.generator = np.random.default_rng(seed)
     return _random.generator
 
 
 def default_generator():
-    """The NumPy generator from which the engine draws when it is given none."""
+    """The NumPy generator that the engine draws from where it is given none."""
     return _random.generator
 
 
+def rand(*size, dtype=None, requires_grad=False, generator=None, device=None):
+    """Random numbers from 0 (included) to 1 (excluded), float32 unless told otherwise."""
+    generator = default_generator() if generator is None else generator
+    return Tensor(np.asarray(generator.random(_sizes(size), dtype or float32)), requires_grad, dtype, copy=False)
+
+
+def randn(*size, dtype=None, requires_grad=False, generator=None, device=None):
+    """Random numbers from the normal distribution with mean 0 and variance 1, float32 unless told otherwise."""
+    generator = default_generator() if generator is None else generator
+    return Tensor(np.asarray(generator.standard_normal(_sizes(size), dtype or float32)), requires_grad, dtype, copy=False)
+
+
+def randint(low, high=None, size=None, dtype=None, generator=None, device=None):
+    """Random integers from `low` (0 where only the end is given) to `high` (excluded): randint(10, (2, 3))."""
+    if size is None:
+        low, high, size = 0, low, high
+    generator = default_generator() if generator is None else generator
+    return Tensor(np.asarray(generator.integers(low, high, size, dtype or int64)), copy=False)
+
+
 def tensor(data, dtype=None, requires_grad=False, device=None):
-    """A tensor with a copy of `data`: numbers, nested lists (float32 or int64), or an array (which keeps its type)."""
+    """A tensor with a copy of `data`: numbers, nested lists (float32, int64 or boolean) or an array (which keeps its type)."""
     return Tensor(data, requires_grad, dtype)
 
 
@@ -1335,50 +1738,28 @@ def from_numpy(array):
 
 
 def as_tensor(data, dtype=None):
-    """`data` as a tensor, sharing its memory where that is possible."""
-    return data if isinstance(data, Tensor) and dtype in (None, data.dtype) else Tensor(data, dtype=dtype, copy=False)
+    """`data` as a tensor: itself where it is one of that type, sharing memory where that is possible."""
+    return data.to(dtype) if isinstance(data, Tensor) else Tensor(data, dtype=dtype, copy=False)
 
 
-def _factory(make):
-    """Give a function that makes an array from sizes PyTorch's signature."""
-
-    @functools.wraps(make)
-    def factory(*size, dtype=None, requires_grad=False, generator=None, device=None, **options):
-        size = _sizes(size)
-        return Tensor(make(size, dtype, generator or _random.generator, **options), requires_grad, copy=False)
-
-    return factory
+def zeros(*size, dtype=None, requires_grad=False, device=None):
+    """Zeros, float32 unless told otherwise."""
+    return Tensor(np.zeros(_sizes(size), dtype or float32), requires_grad, copy=False)
 
 
-@_factory
-def zeros(size, dtype, _):
-    """A tensor of zeros."""
-    return np.zeros(size, dtype or float32)
+def ones(*size, dtype=None, requires_grad=False, device=None):
+    """Ones, float32 unless told otherwise."""
+    return Tensor(np.ones(_sizes(size), dtype or float32), requires_grad, copy=False)
 
 
-@_factory
-def ones(size, dtype, _):
-    """A tensor of ones."""
-    return np.ones(size, dtype or float32)
-
-
-@_factory
-def rand(size, dtype, generator):
-    """Random numbers, uniform from 0 (included) to 1 (excluded)."""
-    return generator.random(size, dtype or float32)
-
-
-@_factory
-def randn(size, dtype, generator):
-    """Random numbers from the normal distribution of mean 0 and variance 1."""
-    return generator.standard_normal(size, dtype or float32)
+def empty(*size, dtype=None, requires_grad=False, device=None):
+    """Whatever the memory held; to be filled by you."""
+    return Tensor(np.empty(_sizes(size), dtype or float32), requires_grad, copy=False)
 
 
 def full(size, fill_value, dtype=None, requires_grad=False, device=None):
-    """A tensor of the given size, filled with one number."""
-    if dtype is None:
-        dtype = _to_array(fill_value).dtype
-    return Tensor(np.full(size, fill_value, dtype), requires_grad, copy=False)
+    """One number everywhere, in its own type unless told otherwise."""
+    return Tensor(np.full(size, fill_value, dtype or _to_array(fill_value).dtype), requires_grad, copy=False)
 
 
 def eye(n, m=None, dtype=None, requires_grad=False, device=None):
@@ -1387,7 +1768,7 @@ def eye(n, m=None, dtype=None, requires_grad=False, device=None):
 
 
 def arange(start, end=None, step=1, dtype=None, requires_grad=False, device=None):
-    """The numbers from `start` (0 where only the end is given) to `end` (excluded), `step` apart."""
+    """Numbers from `start` (0 where only the end is given) to `end` (excluded), `step` apart: int64, or float32."""
     start, end = (0, start) if end is None else (start, end)
     array = np.arange(start, end, step)
     return Tensor(array.astype(dtype or (float32 if array.dtype.kind == "f" else int64)), requires_grad, copy=False)
@@ -1398,75 +1779,36 @@ def linspace(start, end, steps, dtype=None, requires_grad=False, device=None):
     return Tensor(np.linspace(start, end, steps, dtype=dtype or float32), requires_grad, copy=False)
 
 
-def randint(low, high=None, size=None, dtype=None, generator=None, device=None):
-    """Random integers from `low` (0 where only the end is given) to `high` (excluded)."""
-    if size is None and not isinstance(high, int | np.integer):
-        low, high, size = 0, low, high
-    return Tensor((generator or _random.generator).integers(low, high, size, dtype or int64), copy=False)
-
-
 def zeros_like(x, dtype=None, requires_grad=False):
-    """Zeros in the shape and type of `x`."""
+    """Zeros in the shape and type of x."""
     return zeros(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
 def ones_like(x, dtype=None, requires_grad=False):
-    """Ones in the shape and type of `x`."""
+    """Ones in the shape and type of x."""
     return ones(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
 def full_like(x, fill_value, dtype=None, requires_grad=False):
-    """One number in the shape and type of `x`."""
+    """One number in the shape and type of x."""
     return full(x.shape, fill_value, dtype or x.dtype, requires_grad)
 
 
 def rand_like(x, dtype=None, requires_grad=False):
-    """Uniform random numbers in the shape and type of `x`."""
+    """Random numbers from 0 to 1 in the shape and type of x."""
     return rand(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
 def randn_like(x, dtype=None, requires_grad=False):
-    """Normal random numbers in the shape and type of `x`."""
+    """Normal random numbers in the shape and type of x."""
     return randn(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
-def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=True, seed=0):
-    """Compare the gradients of `function` with central differences."""
-    inputs = inputs if isinstance(inputs, tuple | list) else (inputs,)
-    rng = np.random.default_rng(seed)
-    for i, x in enumerate(inputs):
-        if isinstance(x, Tensor) and x.requires_grad and x.dtype != float64:
-            raise TypeError(f"gradcheck: input {i} is {x.dtype}; a difference quotient needs float64")
-    leaves = {i: Tensor(x.data, requires_grad=True) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad}
-    if not leaves:
-        raise ValueError("gradcheck: no input requires a gradient")
-    arguments = [leaves.get(i, x) for i, x in enumerate(inputs)]
+def allclose(a, b, rtol=1e-05, atol=1e-08):
+    """Whether all elements of two tensors agree to |a - b| <= atol + rtol |b|."""
+    return np.allclose(as_tensor(a).data, as_tensor(b).data, rtol, atol)
 
-    def outputs():
-        value = function(*arguments)
-        return value if isinstance(value, tuple | list) else (value,)
 
-    upstream = [rng.standard_normal(y.shape) for y in outputs()]
-    for y, g in zip(outputs(), upstream, strict=True):
-        if y.requires_grad:
-            y.backward(g)
-
-    def projected():
-        with no_grad():
-            return np.sum([np.sum(g * y.data) for y, g in zip(outputs(), upstream, strict=True)])
-
-    for i, x in leaves.items():
-        given = np.zeros(x.shape) if x.grad is None else x.grad
-        for place in np.ndindex(x.shape):
-            kept = x.data[place]
-            x.data[place] = kept + eps
-            above = projected()
-            x.data[place] = kept - eps
-            below = projected()
-            x.data[place] = kept
-            expected = (above - below) / (2 * eps)
-            if not np.abs(given[place] - expected) <= atol + rtol * np.abs(expected):
-                if raise_exception:
-                    raise ValueError(f"gradcheck: input {i} at {place}: backward gives {given[place]:.6g}, differences give {expected:.6g}")
-                return False
-    return True
+def equal(a, b):
+    """Whether two tensors have one shape and equal elements."""
+    return np.array_equal(a.data, b.data)

@@ -62,6 +62,7 @@ __all__ = [
     "mse_loss",
     "normal_",
     "ones_",
+    "random_shift",
     "save",
     "uniform_",
     "xavier_normal_",
@@ -947,6 +948,17 @@ class DataLoader:
             return self.dataset[rows]
         items = [self.dataset[int(row)] for row in rows]
         return tuple(np.stack([np.asarray(data_of(part)) for part in parts]) for parts in zip(*items, strict=True))
+
+
+def random_shift(pictures, generator, most=1):
+    """Pictures (N, H, W), each moved by up to `most` pixels along both axes, at random; zeros come in at the edges.
+
+    `generator` is a NumPy generator. Simard, Steinkraus and Platt (2003) on such invented examples.
+    """
+    n, height, width = pictures.shape
+    padded = np.pad(pictures, ((0, 0), (most, most), (most, most)))
+    down, right = generator.integers(0, 2 * most + 1, (2, n, 1, 1))
+    return padded[np.arange(n)[:, None, None], down + np.arange(height)[:, None], right + np.arange(width)]
 
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",

@@ -21,6 +21,8 @@ __all__ = [
     "PALETTE",
     "PREDICTION",
     "activation_histograms",
+    "array_graph",
+    "broadcast_grids",
     "computation_graph",
     "confusion_matrix",
     "decision_boundary",
@@ -29,6 +31,7 @@ __all__ = [
     "digit_map",
     "loss_curve",
     "mark_one",
+    "matrix",
     "perceptron_update",
     "pictures",
     "residuals",
@@ -215,7 +218,7 @@ def perceptron_update(ax, x, t, before, after, wrong):
     line(before, linestyle="dashed", linewidth=1)
     line(after, linewidth=1.6)
     for sign, marker, colour in ((-1, "s", PALETTE[2]), (1, "o", PALETTE[3])):
-        ax.scatter(*x[t == sign].T, s=26, marker=marker, color=colour, edgecolor="white", linewidth=0.5)
+        ax.scatter(*x[t == sign].T, s=38, marker=marker, color=colour, edgecolor="white", linewidth=0.5)
     ax.scatter(*x[wrong], s=150, facecolor="none", edgecolor=ERROR, linewidth=2)
     if np.any(before):
         arrow((0, 0), before, DATA)
@@ -478,3 +481,89 @@ def activation_histograms(ax, histograms, *, xlabel="activation"):
         ax.plot(centres, shares, color=shade, linewidth=1.5, label=name)
     ax.set_yscale("symlog", linthresh=0.01)
     ax.set(xlabel=xlabel, ylabel="share of outputs", ylim=(0, 1.2))
+
+
+def matrix(ax, values, *, xlabel="column", ylabel="row", numbers=False):
+    """Draw a matrix as coloured cells, white at zero, blue below, red above; with its numbers where `numbers`."""
+    values = np.atleast_2d(values)
+    limit = np.abs(values).max(initial=0) or 1
+    ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    ax.set(xticks=np.arange(values.shape[1] + 1) - 0.5, yticks=np.arange(values.shape[0] + 1) - 0.5)
+    ax.set(xticklabels=[], yticklabels=[], xlabel=xlabel, ylabel=ylabel)
+    ax.tick_params(length=0)
+    ax.grid(True, color="#cccccc", linewidth=0.6, alpha=1)
+    for (i, j), value in np.ndenumerate(values) if numbers else []:
+        ax.text(j, i, f"{value:.3g}".replace("-", "\u2212"), ha="center", va="center", fontsize=8)
+
+
+def array_graph(ax, nodes, edges, *, cell=0.16):
+    """Draw a computation on arrays: every array as coloured cells, its gradient below it, names and shapes above.
+
+    `nodes` are (name, data, gradient, (column, row)) with at most two axes, `edges` pairs of indices (from, to). Data
+    are drawn on the map from blue to red, gradients from white to orange by their size; each has its own scale.
+    """
+    from matplotlib.patches import Rectangle
+
+    orange = LinearSegmentedColormap.from_list("gradient", ["#ffffff", GRADIENT])
+    boxes = []
+    for name, data, gradient, (column, row) in nodes:
+        data, gradient = np.atleast_2d(data), np.atleast_2d(gradient)
+        height, width = np.array(data.shape) * cell
+        left, middle = 2.1 * column - width / 2, 2.0 * row
+        low, high = middle - height - 0.05, middle + height + 0.05
+        limit = np.abs(data).max() or 1
+        ax.imshow(data, cmap=DIVERGING, vmin=-limit, vmax=limit, extent=(left, left + width, middle + 0.05, high), zorder=2)
+        ax.imshow(np.abs(gradient), cmap=orange, vmin=0, vmax=np.abs(gradient).max() or 1, extent=(left, left + width, low, middle - 0.05), zorder=2)
+        for bottom in (low, middle + 0.05):
+            ax.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=DATA, linewidth=0.8, zorder=3))
+        shape = "one number" if data.size == 1 else " × ".join(map(str, data.shape if min(data.shape) > 1 else [data.size]))
+        ax.text(2.1 * column, high + 0.08, f"{name}\n{shape}", ha="center", va="bottom", fontsize=9)
+        boxes.append((left, left + width, middle))
+    for start, end in edges:
+        here, there = (boxes[start][1] + 0.08, boxes[start][2]), (boxes[end][0] - 0.08, boxes[end][2])
+        for lift, tail, head, colour in ((0.07, here, there, PREDICTION), (-0.07, there, here, GRADIENT)):
+            ax.annotate("", xy=(head[0], head[1] + lift), xytext=(tail[0], tail[1] + lift),
+                        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.3})
+    places = np.array([node[3] for node in nodes]) * [2.1, 2.0]
+    ax.set(xlim=(places[:, 0].min() - 0.7, places[:, 0].max() + 0.6), ylim=(places[:, 1].min() - 0.95, places[:, 1].max() + 1.25), aspect="equal")
+    ax.set_axis_off()
+
+
+def broadcast_grids(axes, a, b, gradient):
+    """Draw in three axes how `b` is repeated to the shape of the matrix `a`, their sum, and b's gradient added up again."""
+    from matplotlib.patches import Rectangle
+
+    a, gradient = np.asarray(a), np.asarray(gradient)
+    repeated = np.broadcast_to(b, a.shape)
+    own = np.zeros(a.shape, bool)
+    own[tuple(slice(n) for n in (1,) * (2 - np.ndim(b)) + np.shape(b))] = True
+    axis = 0 if np.ndim(b) == 1 else 1
+    rows, columns = a.shape
+
+    def cells(ax, values, x, y, colour, pale=None):
+        for (i, j), value in np.ndenumerate(values):
+            faint = pale is not None and pale[i, j]
+            ax.add_patch(Rectangle((x + j, y - i), 0.92, 0.92, facecolor=colour, alpha=0.14 if faint else 0.5, linewidth=0))
+            ax.text(x + j + 0.46, y - i + 0.46, f"{value}".replace("-", "\u2212"), ha="center", va="center", fontsize=9,
+                    color="#999999" if faint else "black")
+
+    cells(axes[0], a, 0, 0, DATA)
+    axes[0].text(columns + 0.5, -rows / 2 + 1, "+", fontsize=14, ha="center", va="center")
+    cells(axes[0], repeated, columns + 1, 0, PREDICTION, pale=~own)
+    axes[0].set_title(f"{a.shape} + {np.shape(b)}: b is repeated", fontsize=9)
+    cells(axes[1], a + repeated, 0, 0, PALETTE[2])
+    axes[1].set_title(f"the sum, {a.shape}", fontsize=9)
+    cells(axes[2], gradient, 0, 0, GRADIENT)
+    summed = gradient.sum(axis, keepdims=True)
+    if axis == 0:
+        cells(axes[2], summed, 0, -rows - 0.6, ERROR)
+        arrows = [((j + 0.46, -rows + 1), (j + 0.46, -rows + 0.35)) for j in range(columns)]
+    else:
+        cells(axes[2], summed, columns + 0.9, 0, ERROR)
+        arrows = [((columns, -i + 0.46), (columns + 0.85, -i + 0.46)) for i in range(rows)]
+    for tail, head in arrows:
+        axes[2].annotate("", xy=head, xytext=tail, arrowprops={"arrowstyle": "-|>", "color": DATA})
+    axes[2].set_title(f"gradient {a.shape}, summed to {np.shape(b)}", fontsize=9)
+    for ax in axes:
+        ax.set(xlim=(-0.3, 2 * columns + 1.3), ylim=(-rows - 0.9, 1.2), aspect="equal")
+        ax.set_axis_off()

@@ -1,0 +1,152 @@
+"""Train chapter 05's models on the full data sets and store them in `checkpoints/`.
+
+    python 05_Tensor_MLP/train.py mnist          a few minutes on two cores
+    python 05_Tensor_MLP/train.py usa_housing    a few seconds
+
+A run writes its state into the data cache after every epoch. Started again, it goes on from there and ends with the
+same parameters; ``--fresh`` begins anew. Beside the weights, NAME.safetensors, stands NAME.json: data, seed, steps,
+minutes, the curve, and the figure that was reached.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from tqdm import tqdm
+
+from shared import datasets
+from shared.tensor import manual_seed, no_grad
+from shared.tensor_mlp import (
+    GELU,
+    AdamW,
+    DataLoader,
+    Dropout,
+    Linear,
+    OneCycleLR,
+    ReLU,
+    Sequential,
+    Trainer,
+    accuracy,
+    cross_entropy,
+    mse_loss,
+    random_shift,
+    save,
+)
+from shared.traditional_ml import StandardScaler, r2_score, train_test_split
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+
+
+def mnist_mlp():
+    """The network for MNIST, 784-512-256-10; its input is a row of pixels from 0 to 1."""
+    return Sequential(
+        Dropout(0.1), Linear(784, 512), ReLU(), Dropout(0.2), Linear(512, 256), ReLU(), Dropout(0.2), Linear(256, 10)
+    )
+
+
+def pixels(pictures, labels):
+    """Bytes (N, 28, 28) and labels as rows of numbers from 0 to 1, and integers."""
+    return pictures.reshape(len(pictures), -1) / np.float32(255), labels.astype(np.int64)
+
+
+def train_mnist(seed, epochs, folder):
+    """Train on 55,000 pictures, watch 5,000, and read the official test set once, at the end."""
+    data, generator, shifts = datasets.mnist(), manual_seed(seed), np.random.default_rng(seed + 1)
+    model = mnist_mlp()
+    split = 55_000
+    # The shifts are drawn from the loader's own generator, whose state a resumed run gets back.
+    train = DataLoader((data.x_train[:split], data.y_train[:split]), 128, shuffle=True, generator=shifts,
+                       transform=lambda x, y: pixels(random_shift(x, shifts), y))
+    validation = DataLoader((data.x_train[split:], data.y_train[split:]), 1000, transform=pixels)
+    optimizer = AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
+    trainer = Trainer(
+        model, optimizer, lambda output, target: cross_entropy(output, target, label_smoothing=0.1 * model.training),
+        metrics={"accuracy": accuracy}, schedule="batch", folder=folder,
+        scheduler=OneCycleLR(optimizer, 3e-3, epochs=epochs, steps_per_epoch=len(train)),
+    )
+    minutes = fit(trainer, train, validation, epochs)
+    test = Trainer(model, optimizer, metrics={"accuracy": accuracy}).evaluate(
+        DataLoader((data.x_test, data.y_test), 1000, transform=pixels))
+    return model, trainer, {
+        "data": "MNIST, 55,000 training pictures shifted at random by at most one pixel, 5,000 for validation",
+        "figure": {"test_accuracy": round(test["accuracy"], 4), "test_loss": round(test["loss"], 4)},
+        "seed": seed, "epochs": epochs, "steps": trainer.step, "minutes": minutes,
+        "generator": type(generator.bit_generator).__name__,
+    }
+
+
+def train_usa_housing(seed, epochs, folder):
+    """Train on the rows on which chapter 00 fitted its line: 70 % of the table, split with seed 101."""
+    table = datasets.usa_housing()
+    x, y = table.drop(columns=["Price", "Address"]).to_numpy(float), table["Price"].to_numpy(float)
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.3, random_state=101)
+    scaler, target = StandardScaler(), StandardScaler()
+    inputs, outputs = scaler.fit_transform(x_train), target.fit_transform(y_train[:, None])
+    manual_seed(seed)
+    model = Sequential(Linear(5, 32), GELU(), Linear(32, 1))
+    held = len(inputs) // 10
+    rows = [np.asarray(a, np.float32) for a in (inputs, outputs)]
+    train = DataLoader(tuple(a[held:] for a in rows), 64, shuffle=True, generator=seed)
+    validation = DataLoader(tuple(a[:held] for a in rows), held)
+    optimizer = AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    trainer = Trainer(model, optimizer, mse_loss, schedule="batch", folder=folder,
+                      scheduler=OneCycleLR(optimizer, 3e-3, epochs=epochs, steps_per_epoch=len(train)))
+    minutes = fit(trainer, train, validation, epochs)
+    with no_grad():
+        guess = target.inverse_transform(model(scaler.transform(x_test).astype(np.float32)).data)[:, 0]
+    return model, trainer, {
+        "data": "usa_housing, 5,000 synthetic sales, 30 % held out with seed 101 as in chapter 00",
+        "figure": {"r2": round(r2_score(y_test, guess), 4)},
+        "seed": seed, "epochs": epochs, "steps": trainer.step, "minutes": minutes,
+    }
+
+
+def fit(trainer, train, validation, epochs):
+    """Run or resume a training with a progress bar; returns the minutes of all its sittings together."""
+    if trainer.resume():
+        print(f"resumed after epoch {trainer.epoch}")
+    clock = trainer.folder / "minutes.json"
+    before, start = (json.loads(clock.read_text()) if clock.exists() else 0.0), perf_counter()
+    trainer.progress = lambda batches, desc: tqdm(batches, desc=f"{desc}/{epochs}", leave=False)
+
+    def report(trainer):
+        clock.write_text(json.dumps(before + (perf_counter() - start) / 60))
+        tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in trainer.history.epochs[-1].items()))
+
+    trainer.on_epoch = report
+    trainer.fit(train, validation, epochs=epochs)
+    return round(json.loads(clock.read_text()), 1)
+
+
+RUNS = {"mnist": (train_mnist, "mnist_mlp", 40), "usa_housing": (train_usa_housing, "usa_housing_mlp", 40)}
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", choices=RUNS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="folder for the weights and their record")
+    parser.add_argument("--fresh", action="store_true", help="forget an unfinished run")
+    options = parser.parse_args()
+    train, name, epochs = RUNS[options.data]
+    folder = datasets.cache_folder() / "runs" / f"05_{name}_{options.seed}"
+    if options.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, trainer, record = train(options.seed, options.epochs or epochs, folder)
+    columns = [column for column in trainer.history.epochs[-1] if column not in ("epoch", "step", "lr")]
+    record["curve"] = {column: [round(float(v), 4) for v in trainer.history.column(column)] for column in columns}
+    options.out.mkdir(parents=True, exist_ok=True)
+    save(model.state_dict(), options.out / f"{name}.safetensors", {"trained by": f"train.py {options.data}"})
+    (options.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(folder)
+    print(record["figure"], f"after {record['minutes']} minutes")
+
+
+if __name__ == "__main__":
+    main()
