@@ -231,7 +231,7 @@ def residual_cases(rng):
 
 # ---- 03.7 the leanest spiral ----
 
-TARGET = 67
+TARGET = 41
 TOO_LARGE = f"that network has more than {TARGET} parameters; which layer can be narrower?"
 NOT_SEPARATED = "fewer than 98 % of the fresh spiral points are right; the checker feeds make_spirals(1000, rng=1) as it is"
 
@@ -292,7 +292,6 @@ EXERCISES = [
             Mistake(NOT_A_NETWORK, lambda: [6, 6, -3, 6, 6, -9, 5, -5, -5]),
             Mistake(TOO_WIDE, lambda: MLP(2, [3, 1], rng=0)),
             Mistake(STUCK, lambda: MLP(2, [2, 1], rng=0)),
-            Mistake(STUCK, lambda: MLP(2, [1], rng=0)),
             Mistake(TIMID, lambda: by_hand(0.9)),
         ],
     ),
@@ -321,7 +320,7 @@ EXERCISES = [
         mistakes=[
             Mistake(NOT_A_NETWORK, lambda: {"layers.0.neurons.0.bias": 0.0}),
             Mistake(TOO_LARGE, lambda: MLP(2, [8, 8, 1], rng=0)),
-            Mistake(NOT_SEPARATED, lambda: MLP(2, [6, 6, 1], rng=0)),
+            Mistake(NOT_SEPARATED, lambda: MLP(2, [10, 1], rng=0)),
         ],
     ),
 ]

@@ -5,7 +5,7 @@ Exported from 05_Tensor_MLP/tensor_mlp.ipynb by `python -m shared.export`: edit 
 import json
 import os
 from bisect import bisect_right
-from math import cos, erfc, exp, isfinite, pi
+from math import cos, erfc, exp, isfinite, pi, prod
 from pathlib import Path
 
 import numpy as np
@@ -509,7 +509,7 @@ def _cross_entropy(logits, *, target, counted, reduction, label_smoothing):
 
     def pullback(g):
         share = _share(g, count, reduction)
-        share = np.broadcast_to(share if counted is None else share * counted, (n,))
+        share = np.broadcast_to(share, (n,)) if counted is None else np.where(counted, share, logits.dtype.type(0))
         d = p * share[:, None] if not label_smoothing else (p - label_smoothing / classes) * share[:, None]
         d[rows, target] -= (1 - label_smoothing) * share  # softmax minus one-hot
         return d
@@ -1026,7 +1026,8 @@ def _read(path):
                               f"the whole file has {len(content)}")
     try:
         header = json.loads(content[8 : 8 + length])
-        places = sorted(tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
+        places = sorted((start, stop) for name, entry in header.items() if name != "__metadata__"
+                        for start, stop in [entry["data_offsets"]])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: no .safetensors file: its header cannot be read ({error})") from error
     raw, end = memoryview(bytearray(content[8 + length :])), 0
@@ -1046,7 +1047,8 @@ def _array(name, entry, raw, path):
     if code not in _DTYPES and code != "BF16":
         raise CheckpointError(f"{path}: {name} is of type {code!r}, which NumPy does not have")
     dtype = np.dtype("<u2" if code == "BF16" else _DTYPES[code])
-    if int(np.prod(shape, dtype=object)) * dtype.itemsize != stop - start:
+    sizes = shape if isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape) else [-1]
+    if prod(sizes) * dtype.itemsize != stop - start:
         raise CheckpointError(f"{path}: {name} of shape {shape} needs another number of bytes than {stop - start}")
     array = np.frombuffer(raw[start:stop], dtype).reshape(shape)
     return (array.astype("<u4") << 16).view("<f4") if code == "BF16" else array

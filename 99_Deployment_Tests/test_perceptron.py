@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shared.checks import exercises, grade
 from shared.perceptron import Adaline, ConvergenceWarning, Perceptron, convergence_bound, margin
+from shared.traditional_ml import NotFittedError
 
 CHAPTER = Path(__file__).resolve().parent.parent / "01_Perceptrons_Rosenblatt"
 XOR = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
@@ -166,6 +167,19 @@ def test_the_arguments_are_left_alone():
     Adaline().fit(x, y)
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(y, before[1])
+
+
+def test_score_is_the_fraction_of_right_labels():
+    x, y = clouds(16, 3)
+    p = quietly(Perceptron(max_epochs=2), x, y)
+    assert p.score(x, y) == np.mean(p.predict(x) == y)
+    assert 0 < p.score(x, y) < 1
+
+
+@pytest.mark.parametrize("model", [Perceptron(), Adaline()], ids=["perceptron", "adaline"])
+def test_what_was_not_fitted_raises_the_error_of_chapter_00(model):
+    with pytest.raises(NotFittedError, match=f"{type(model).__name__}.decision_function: nothing has been learnt yet"):
+        model.predict(XOR)
 
 
 def test_small_integers_do_not_wrap_around():

@@ -594,6 +594,12 @@ def test_layout_keeps_nodes_apart_and_arrows_forward(recipe, numbers):
     assert all(np.allclose(np.diff([x for x, _ in route]), 1) for route in routes), "an arrow leaps or turns back"
 
 
+def test_spread_stays_as_near_to_the_wishes_as_it_can():
+    assert plots.spread(np.array([0.0, 0.0, 5.0]), [1, 1, 1]).tolist() == [-0.5, 0.5, 5.0]
+    assert plots.spread(np.array([1.0, 1.2, 1.4]), [1, 1, 1]) == pytest.approx([0.2, 1.2, 2.2])
+    assert plots.spread(np.array([0.0, 0.0]), [1.0, 0.5]) == pytest.approx([-0.375, 0.375])
+
+
 def test_the_engine_does_not_load_matplotlib():
     program = "import sys; from shared.scalar_autograd import Value; Value(1).backward(); print('matplotlib' in sys.modules)"
     root = Path(plots.__file__).resolve().parent.parent

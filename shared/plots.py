@@ -34,10 +34,12 @@ __all__ = [
     "matrix",
     "perceptron_update",
     "pictures",
+    "push_and_pull",
     "residuals",
     "score_ladder",
     "tree_diagram",
     "two_classes",
+    "training_run",
     "use_course_style",
     "worst_mistakes",
 ]
@@ -451,6 +453,7 @@ def computation_graph(nodes, edges, ax=None, *, turn=None):
         ax.add_patch(FancyArrowPatch(path=path, arrowstyle=style, shrinkA=0, shrinkB=0, **look))
     for i, ((op, name, data, gradient), (x, y)) in enumerate(zip(nodes, places, strict=True)):
         op = op.replace("**", "^").replace("*", "×").replace("-", "\u2212")
+        op = op if len(op) < 8 else op[:6] + "\u2026"
         if op:
             ax.plot([x - 0.8, x - 0.7], [y, y], color=DATA, linewidth=0.022 * scale)
             ax.add_patch(Ellipse((x - 0.98, y), 0.44, 0.44, facecolor="white", edgecolor=DATA, linewidth=0.018 * scale))
@@ -567,3 +570,49 @@ def broadcast_grids(axes, a, b, gradient):
     for ax in axes:
         ax.set(xlim=(-0.3, 2 * columns + 1.3), ylim=(-rows - 0.9, 1.2), aspect="equal")
         ax.set_axis_off()
+
+
+def training_run(axes, history):
+    """Draw the record of a training run: the losses into axes[0], the metrics, or else the learning rate, into axes[1].
+
+    history : has `epochs`, a list of tables that hold "epoch", "lr", "train_loss", and perhaps "val_loss" and metrics
+        named "val_...", and `column(name)`, which gives one entry of all of them as an array.
+    """
+    epoch = history.column("epoch")
+    axes[0].plot(epoch, history.column("train_loss"), color=PREDICTION, label="training")
+    validation = history.column("val_loss")
+    if np.isfinite(validation).any():
+        best = int(np.nanargmin(validation))
+        axes[0].plot(epoch, validation, color=ERROR, label="validation")
+        axes[0].plot(epoch[best], validation[best], "o", color=ERROR, markersize=7, markeredgecolor="white", label="best")
+    axes[0].set(xlabel="epoch", ylabel="loss")
+    axes[0].legend()
+    metrics = [name for name in history.epochs[-1] if name.startswith("val_") and name != "val_loss"]
+    for name, colour in zip(metrics or ["lr"], PALETTE[2:], strict=False):
+        axes[1].plot(epoch, history.column(name), color=colour, label=name.removeprefix("val_"))
+    axes[1].set(xlabel="epoch", ylabel="validation " + metrics[0].removeprefix("val_") if metrics else "learning rate")
+    if len(metrics) > 1:
+        axes[1].legend()
+
+
+def push_and_pull(ax, probabilities, target, *, classes=None, label=None):
+    """Draw softmax minus one-hot: bars of the probabilities, and arrows that say where descent moves each logit.
+
+    probabilities : (C,) softmax of the logits. target : the right class. The right logit is pulled up by the missing
+    probability, every other one is pushed down by its own; the arrows cancel.
+    """
+    p = np.asarray(probabilities, dtype=float)
+    names = np.arange(len(p)) if classes is None else classes
+    force = -p.copy()
+    force[target] += 1
+    ax.axhline(0, color="black", linewidth=1)
+    ax.bar(range(len(p)), p, width=0.72, color=[PREDICTION if i == target else DATA for i in range(len(p))], alpha=0.35)
+    for i, f in enumerate(force):
+        if abs(f) > 0.004:
+            ax.annotate("", (i, p[i] * 0 + f), (i, 0), arrowprops={"arrowstyle": "-|>", "color": GRADIENT, "lw": 2.2,
+                                                                   "shrinkA": 0, "shrinkB": 0})
+        ax.text(i, f + (0.05 if f >= 0 else -0.05), f"{f:+.2f}".replace("-", "\u2212"), ha="center",
+                va="bottom" if f >= 0 else "top", fontsize=8)
+    ax.set(xticks=range(len(p)), xlabel="class", ylabel="probability, and push on the logit" if label is None else label,
+           ylim=(-1.15, 1.2))
+    ax.set_xticklabels(names)
