@@ -175,8 +175,8 @@ def einsum_cases(rng):
         first, second = terms.split(",")
         for k in (0, 1):
             if set((first, second)[k]) <= set(out) | set((second, first)[k]):
-                shape = lambda term: [sizes[letter] for letter in term]
-                cases.append((equation, k, rng.normal(size=shape(out)), rng.normal(size=shape((second, first)[k]))))
+                g, other = (rng.normal(size=[sizes[letter] for letter in term]) for term in (out, (second, first)[k]))
+                cases.append((equation, k, g, other))
     return cases
 
 
@@ -256,7 +256,10 @@ BUG = Exercise(
     cases=lambda rng: [(rng.normal(size=shape), rng.normal(size=shape)) for shape in ((3,), (2, 4))],
     observe=observe_pullback,
     mistakes=[
-        Mistake("it still changes its arguments in place: the pullback writes into g, which others hold", lambda x: scaled_tanh(x, harm=True)),
+        Mistake(
+            "it still changes its arguments in place: the pullback writes into g, which others hold",
+            lambda x: scaled_tanh(x, harm=True),
+        ),
         Mistake("the scale belongs into the derivative as well", lambda x: scaled_tanh(x, slope=lambda scale, y: 1 - y * y)),
         Mistake(
             "1 - y*y needs the tanh itself; after scaling it is another number",

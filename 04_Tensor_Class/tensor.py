@@ -8,6 +8,7 @@ import functools
 import inspect
 import threading
 from collections import namedtuple
+from itertools import pairwise
 from operator import attrgetter
 
 import numpy as np
@@ -225,6 +226,7 @@ class Tensor:
 
     @grad.setter
     def grad(self, gradient):
+        """Set the gradient, to None or to an array of this tensor's shape."""
         if gradient is None and self._node is None:
             return
         if self._node is None:
@@ -278,7 +280,7 @@ class Tensor:
         if self._node is None:
             raise RuntimeError("backward: this tensor does not require a gradient, so there is no graph to go back through")
         if gradient is None and self.data.size != 1:
-            raise RuntimeError(f"backward: a tensor of shape {self.shape} needs a gradient of that shape; only one number has 1 by default")
+            raise RuntimeError(f"backward: shape {self.shape} needs a gradient of that shape; only a single number has 1 by default")
         gradient = 1 if gradient is None else gradient.data if isinstance(gradient, Tensor) else gradient
         gradient = np.array(gradient, self.dtype)
         if gradient.shape != self.shape and gradient.size + self.data.size != 2:
@@ -393,8 +395,6 @@ class Tensor:
             raise RuntimeError("numpy: this tensor requires a gradient, which NumPy would lose; use detach().numpy()")
         return self.data
 
-    cpu_numpy = numpy
-
     def __array__(self, dtype=None, copy=None):
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
@@ -434,9 +434,9 @@ class Tensor:
 
 def _constant(x, name):
     """An input that is not a tensor, as NumPy should see it: numbers become Python's, which never widen an array."""
-    if isinstance(x, bool | int | float) and not isinstance(x, np.generic) or x is None:
+    if x is None or type(x) in (float, int, bool):
         return x
-    if isinstance(x, np.generic) or isinstance(x, np.ndarray) and not x.ndim:
+    if isinstance(x, np.generic) or (isinstance(x, np.ndarray) and not x.ndim):
         return x.item()
     if isinstance(x, np.ndarray | list | tuple):
         return _to_array(x, copy=False)
@@ -456,8 +456,7 @@ def _weaken(arrays):
     dtype = np.result_type(*strong) if strong else float32
     if not [a for a in arrays if isinstance(a, np.ndarray)]:
         return [a if a is None else np.array(a, dtype) for a in arrays]
-    weaker = lambda a: isinstance(a, np.ndarray) and (a.dtype.kind != "f" or a.dtype == float64)
-    return [a.astype(dtype) if weaker(a) else a for a in arrays]
+    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype not in (float16, float32) else a for a in arrays]
 
 
 class _Thread(threading.local):
@@ -956,10 +955,10 @@ def matmul(a, b):
         return a @ b, (lambda g: g @ b.T, lambda g: a.T @ g)
     if b.ndim == 2 and a.ndim > 2:  # a stack times one matrix: one tall matrix
         rows = a.reshape(np.prod(a.shape[:-1], dtype=int), inner)
-        tall = lambda g: g.reshape(len(rows), b.shape[1])
+        tall = (len(rows), b.shape[1])
         return (rows @ b).reshape(*a.shape[:-1], b.shape[1]), (
-            lambda g: (tall(g) @ b.T).reshape(a.shape),
-            lambda g: rows.T @ tall(g),
+            lambda g: (g.reshape(tall) @ b.T).reshape(a.shape),
+            lambda g: rows.T @ g.reshape(tall),
         )
     return a @ b, _stacked_pullbacks(a, b)
 
@@ -1445,16 +1444,18 @@ def _steps(index):
 
     NumPy counts an integer beside an array as an array, which may move axes; PyTorch takes the integers first.
     """
-    whole = lambda i: isinstance(i, int | np.integer) and not isinstance(i, bool)
-    if type(index) is not tuple or not [i for i in index if whole(i)] or not [i for i in index if type(i) is _ndarray]:
+    if type(index) is not tuple:
+        return (), index
+    whole = [isinstance(i, int | np.integer) and not isinstance(i, bool) for i in index]
+    if not any(whole) or not [i for i in index if type(i) is _ndarray]:
         return (), index
     first = []
-    for i in index:
-        if whole(i) or i is ...:
+    for i, number in zip(index, whole, strict=True):
+        if number or i is ...:
             first.append(i)
         elif i is not None:
             first += [slice(None)] * (i.ndim if type(i) is _ndarray and i.dtype == bool else 1)
-    return tuple(first), tuple(i for i in index if not whole(i))
+    return tuple(first), tuple(i for i, number in zip(index, whole, strict=True) if not number)
 
 
 @differentiable
@@ -1513,7 +1514,7 @@ def split(x, split_size_or_sections, dim=0):
     if ends[-1] != n:
         raise ValueError(f"split: {x.shape}, the sizes {list(sizes)} do not add up to {n} along dim {dim}")
     before = (slice(None),) * (dim % x.ndim)
-    return tuple(x[(*before, slice(start, end))] for start, end in zip(ends, ends[1:], strict=False))
+    return tuple(x[(*before, slice(start, end))] for start, end in pairwise(ends))
 
 
 def chunk(x, chunks, dim=0):
@@ -1534,8 +1535,7 @@ def _cat(*arrays, dim=0):
         raise ValueError(f"cat: {' and '.join(map(str, shapes))} do not fit together along dim {dim}")
     ends = np.cumsum([0, *(s[dim] for s in shapes)]).tolist()
     before = (slice(None),) * (dim % len(shapes[0]))
-    cut = lambda i: lambda g: g[(*before, slice(ends[i], ends[i + 1]))]
-    return np.concatenate(arrays, dim), tuple(cut(i) for i in range(len(arrays)))
+    return np.concatenate(arrays, dim), tuple(_pick(*before, slice(*part)) for part in pairwise(ends))
 
 
 @differentiable
@@ -1543,8 +1543,12 @@ def _stack(*arrays, dim=0):
     if len({a.shape for a in arrays}) > 1:
         raise ValueError(f"stack: {' and '.join(str(a.shape) for a in arrays)}, expected equal shapes")
     before = (slice(None),) * (dim % (arrays[0].ndim + 1))
-    pick = lambda i: lambda g: g[(*before, i)]
-    return np.stack(arrays, dim), tuple(pick(i) for i in range(len(arrays)))
+    return np.stack(arrays, dim), tuple(_pick(*before, i) for i in range(len(arrays)))
+
+
+def _pick(*index):
+    """A pullback that picks a part of its argument, as a view."""
+    return lambda g: g[index]
 
 
 def cat(tensors, dim=0):
@@ -1579,9 +1583,9 @@ def pad(x, *, pad, mode="constant", value=0.0):
     sizes = [n + before + after for n, (before, after) in zip(x.shape, pairs, strict=True)]
     if [n for n in sizes if n < 0]:
         raise ValueError(f"pad: {x.shape} cannot lose as much as {tuple(pad)} says")
-    clip = lambda n: n if n > 0 else 0
-    source = tuple(slice(clip(-before), n - clip(-after)) for n, (before, after) in zip(x.shape, pairs, strict=True))
-    inner = tuple(slice(clip(before), n - clip(after)) for n, (before, after) in zip(sizes, pairs, strict=True))
+    cut = [(-b if b < 0 else 0, n + a if a < 0 else n) for n, (b, a) in zip(x.shape, pairs, strict=True)]
+    put = [(b if b > 0 else 0, n - a if a > 0 else n) for n, (b, a) in zip(sizes, pairs, strict=True)]
+    source, inner = tuple(slice(*ends) for ends in cut), tuple(slice(*ends) for ends in put)
     y = np.full(sizes, value, x.dtype)
     y[inner] = x[source]
 
@@ -1651,7 +1655,7 @@ def _letters(equation, ndims):
         raise ValueError(f"einsum: {equation!r} names {len(terms)} operands, got {len(ndims)}")
     counts = [ndim - len(term.replace("...", "")) for term, ndim in zip(terms, ndims, strict=True)]
     for term, count, ndim in zip(terms, counts, ndims, strict=True):
-        if count < 0 or count and "..." not in term:
+        if count < 0 or (count and "..." not in term):
             raise ValueError(f"einsum: {equation!r}, the term {term!r} does not fit an operand of {ndim} axes")
     spare = "".join(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)[: np.max(counts)]
     terms = [term.replace("...", spare[len(spare) - count :]) for term, count in zip(terms, counts, strict=True)]
@@ -1678,10 +1682,11 @@ def _to(x, *, dtype):
     return x.astype(dtype), lambda g: g
 
 
-Tensor.float, Tensor.double, Tensor.half = lambda self: self.to(float32), lambda self: self.to(float64), lambda self: self.to(float16)
+_CASTS = {"float": float32, "double": float64, "half": float16, "long": int64, "int": int32, "bool": np.bool_}
 
 
-Tensor.long, Tensor.int, Tensor.bool = lambda self: self.to(int64), lambda self: self.to(int32), lambda self: self.to(np.bool_)
+for _name, _dtype in _CASTS.items():
+    setattr(Tensor, _name, functools.partialmethod(Tensor.to, _dtype))
 
 
 class _Random:

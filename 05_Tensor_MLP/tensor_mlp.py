@@ -119,35 +119,6 @@ def linear(input, weight, bias=None):
     return _linear(input, weight, bias)
 
 
-class Linear(Module):
-    """A fully connected layer, x W^T + b, for inputs (..., in_features): outputs (..., out_features).
-
-    `weight` (out_features, in_features) and `bias` (out_features,) start uniform between -1 / sqrt(in_features) and
-    1 / sqrt(in_features), as in PyTorch. `generator` is a NumPy generator; without one the engine's own is used.
-    Raises ValueError for a size below 1.
-    """
-
-    def __init__(self, in_features, out_features, bias=True, *, generator=None):
-        if in_features < 1 or out_features < 1:
-            raise ValueError(f"Linear: expected sizes of at least 1, got {in_features} and {out_features}")
-        generator = generator or default_generator()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = Parameter(np.empty((out_features, in_features), np.float32))
-        kaiming_uniform_(self.weight, a=5**0.5, generator=generator)
-        self.bias = None
-        if bias:
-            self.bias = Parameter(np.empty(out_features, np.float32))
-            uniform_(self.bias, -(in_features**-0.5), in_features**-0.5, generator=generator)
-
-    def forward(self, x):
-        """The outputs (..., out_features)."""
-        return linear(x, self.weight, self.bias)
-
-    def extra_repr(self):
-        """The sizes, as PyTorch prints them."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
 def uniform_(tensor, a=0.0, b=1.0, generator=None):
     """Fill a tensor with numbers drawn evenly between `a` and `b`; returns it."""
     tensor.data[...] = (generator or default_generator()).uniform(a, b, tensor.shape)
@@ -219,6 +190,35 @@ def _kaiming_std(tensor, a, mode, nonlinearity):
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"kaiming: mode is 'fan_in' or 'fan_out', got {mode!r}")
     return calculate_gain(nonlinearity, a) / _fans(tensor)[mode == "fan_out"] ** 0.5
+
+
+class Linear(Module):
+    """A fully connected layer, x W^T + b, for inputs (..., in_features): outputs (..., out_features).
+
+    `weight` (out_features, in_features) and `bias` (out_features,) start uniform between -1 / sqrt(in_features) and
+    1 / sqrt(in_features), as in PyTorch. `generator` is a NumPy generator; without one the engine's own is used.
+    Raises ValueError for a size below 1.
+    """
+
+    def __init__(self, in_features, out_features, bias=True, *, generator=None):
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"Linear: expected sizes of at least 1, got {in_features} and {out_features}")
+        generator = generator or default_generator()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter(np.empty((out_features, in_features), np.float32))
+        kaiming_uniform_(self.weight, a=5**0.5, generator=generator)
+        self.bias = None
+        if bias:
+            self.bias = Parameter(np.empty(out_features, np.float32))
+            uniform_(self.bias, -(in_features**-0.5), in_features**-0.5, generator=generator)
+
+    def forward(self, x):
+        """The outputs (..., out_features)."""
+        return linear(x, self.weight, self.bias)
+
+    def extra_repr(self):
+        """The sizes, as PyTorch prints them."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 @differentiable

@@ -67,6 +67,11 @@ def test_method_of_returns_what_it_adds():
     assert Empty.other is function
 
 
+def test_a_string_written_in_pieces_may_move():
+    pieces = '#| export\nclass A: ...\n@method_of(A)\ndef f(self):\n    return (f"one {1 + 1}"\n            f" three")'
+    assert run(module_source(notebook(pieces), "a.ipynb"))["A"]().f() == "one 2 three"
+
+
 def test_a_notebook_without_marked_cells_has_no_module():
     assert module_source(notebook("x = 1"), "x.ipynb") is None
 

@@ -7,11 +7,13 @@ body of their class, and adds a docstring and ``__all__``. A module is never edi
 
 import argparse
 import ast
+import io
 import json
 import os
 import re
 import sys
 import textwrap
+import tokenize
 from pathlib import Path
 
 from shared import CHAPTER_FOLDERS
@@ -84,20 +86,15 @@ def owner_of(node):
 def method_source(node, text, place):
     """The function's text as it stands in a class body, followed by its other names."""
     names = owner_of(node)[1]
-    for inner in ast.walk(node):
-        if (
-            isinstance(inner, ast.Constant)
-            and isinstance(inner.value, str)
-            and inner.lineno != inner.end_lineno
-            and inner.value != ast.get_docstring(node, clean=False)
-        ):
-            raise ExportError(
-                f"{place}: a string over several lines would change when {node.name} moves into its class"
-            )
-    kept = [line for line in text.split("\n") if not line.startswith("@method_of(")]
-    return textwrap.indent(
-        "\n".join([*kept, *(["", *(f"{name} = {node.name}" for name in names)] if names else [])]), "    "
-    )
+    docstring = ast.get_docstring(node, clean=False)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        is_text = tokenize.tok_name[token.type] in {"STRING", "FSTRING_MIDDLE"}
+        if is_text and token.start[0] != token.end[0] and not (docstring and docstring in token.string):
+            raise ExportError(f"{place}: a string over several lines would change when {node.name} moves into its class")
+    lines = [line for line in text.split("\n") if not line.startswith("@method_of(")]
+    if names:
+        lines += ["", *(f"{name} = {node.name}" for name in names)]
+    return textwrap.indent("\n".join(lines), "    ")
 
 
 def add_import(imports, node, text, place):

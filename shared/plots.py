@@ -516,7 +516,8 @@ def array_graph(ax, nodes, edges, *, cell=0.16):
         low, high = middle - height - 0.05, middle + height + 0.05
         limit = np.abs(data).max() or 1
         ax.imshow(data, cmap=DIVERGING, vmin=-limit, vmax=limit, extent=(left, left + width, middle + 0.05, high), zorder=2)
-        ax.imshow(np.abs(gradient), cmap=orange, vmin=0, vmax=np.abs(gradient).max() or 1, extent=(left, left + width, low, middle - 0.05), zorder=2)
+        largest = np.abs(gradient).max() or 1
+        ax.imshow(np.abs(gradient), cmap=orange, vmin=0, vmax=largest, extent=(left, left + width, low, middle - 0.05), zorder=2)
         for bottom in (low, middle + 0.05):
             ax.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=DATA, linewidth=0.8, zorder=3))
         shape = "one number" if data.size == 1 else " × ".join(map(str, data.shape if min(data.shape) > 1 else [data.size]))
@@ -528,7 +529,8 @@ def array_graph(ax, nodes, edges, *, cell=0.16):
             ax.annotate("", xy=(head[0], head[1] + lift), xytext=(tail[0], tail[1] + lift),
                         arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.3})
     places = np.array([node[3] for node in nodes]) * [2.1, 2.0]
-    ax.set(xlim=(places[:, 0].min() - 0.7, places[:, 0].max() + 0.6), ylim=(places[:, 1].min() - 0.95, places[:, 1].max() + 1.25), aspect="equal")
+    ax.set(xlim=(places[:, 0].min() - 0.7, places[:, 0].max() + 0.6), aspect="equal")
+    ax.set(ylim=(places[:, 1].min() - 0.95, places[:, 1].max() + 1.25))
     ax.set_axis_off()
 
 
