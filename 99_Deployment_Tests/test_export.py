@@ -68,7 +68,7 @@ def test_method_of_returns_what_it_adds():
 
 
 def test_a_string_written_in_pieces_may_move():
-    pieces = '#| export\nclass A: ...\n@method_of(A)\ndef f(self):\n    return (f"one {1 + 1}"\n            f" three")'
+    pieces = '#| export\nclass A:\n    x = 1\n@method_of(A)\ndef f(self):\n    return (f"one {1 + 1}"\n            f" three")'
     assert run(module_source(notebook(pieces), "a.ipynb"))["A"]().f() == "one 2 three"
 
 
