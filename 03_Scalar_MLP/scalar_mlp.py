@@ -373,7 +373,7 @@ class HookHandle:
         self.module._forward_hooks = tuple(hook for hook in self.module._forward_hooks if hook is not self.hook)
 
 
-_BENDS = {                                               # on a Value, on numbers, and the gain that suits it
+_BENDS = {  # on a Value, on numbers, and the gain that suits it
     "tanh": (Value.tanh, np.tanh, 1.0),
     "relu": (Value.relu, lambda z: np.maximum(z, 0.0), 2.0**0.5),
     "linear": (lambda z: z, lambda z: z, 1.0),

@@ -26,6 +26,7 @@ __all__ = [
     "argmax",
     "argmin",
     "as_tensor",
+    "bitwise_not",
     "cat",
     "chunk",
     "clamp",
@@ -52,6 +53,7 @@ __all__ = [
     "gradcheck",
     "index_put",
     "is_grad_enabled",
+    "isfinite",
     "linspace",
     "log",
     "log_softmax",
@@ -280,7 +282,7 @@ class Tensor:
         if self._node is None:
             raise RuntimeError("backward: this tensor does not require a gradient, so there is no graph to go back through")
         if gradient is None and self.data.size != 1:
-            raise RuntimeError(f"backward: shape {self.shape} needs a gradient of that shape; only a single number has 1 by default")
+            raise RuntimeError(f"backward: shape {self.shape} needs a gradient of that shape; only one number has a default")
         gradient = 1 if gradient is None else gradient.data if isinstance(gradient, Tensor) else gradient
         gradient = np.array(gradient, self.dtype)
         if gradient.shape != self.shape and gradient.size + self.data.size != 2:
@@ -345,7 +347,7 @@ class Tensor:
         """`reshape` that never copies. Raises RuntimeError where that is impossible."""
         result = reshape(self, shape=_sizes(shape))
         if result.data.size and not np.may_share_memory(result.data, self.data):
-            raise RuntimeError(f"view: {self.shape}, laid out as it is, cannot be seen as {result.shape} without a copy; use reshape")
+            raise RuntimeError(f"view: {self.shape}, as it lies in memory, is not {result.shape} without a copy; use reshape")
         return result
 
     def contiguous(self):
@@ -353,7 +355,7 @@ class Tensor:
         return self if self.data.flags.c_contiguous else clone(self)
 
     def __getitem__(self, index):
-        return getitem(self, index=_index(index))
+        return getitem(self, index=index if type(index) is slice or type(index) is int else _index(index))
 
     def __setitem__(self, index, value):
         index, follows = _index(index), isinstance(value, Tensor) and value._node is not None
@@ -362,8 +364,12 @@ class Tensor:
                 raise RuntimeError("setitem: a leaf that requires a gradient cannot be changed in place; do it under no_grad()")
             changed = index_put(self, value, index=index)
             self.data, self._node = changed.data, changed._node
-        else:
-            self.data[index] = value.data if isinstance(value, Tensor) else value
+            return
+        value = value.data if isinstance(value, Tensor) else value
+        try:
+            self.data[index] = value
+        except _ERRORS as error:
+            _again(error, None, "setitem", (self.data, value), {})
 
     def __len__(self):
         if not self.data.ndim:
@@ -421,7 +427,7 @@ class Tensor:
 
     def __deepcopy__(self, memo):
         if not self.is_leaf:
-            raise RuntimeError("deepcopy: only leaves can be copied with their gradient; detach() the result of an operation first")
+            raise RuntimeError("deepcopy: only leaves can be copied; detach() the result of an operation first")
         result = memo[id(self)] = _new(type(self))
         result.data, result._node = self.data.copy(), None
         if hasattr(self, "__dict__"):
@@ -443,20 +449,19 @@ def _constant(x, name):
     raise TypeError(f"{name}: expected a tensor, an array or a number, got {type(x).__name__} {x!r:.40}")
 
 
-def _weaken(arrays):
-    """Inputs whose result was float64 though none of them asked for it, in a weaker type; None where one did ask.
+def _weaken(arrays, options):
+    """The inputs in a weaker type, where their result was float64 and neither they nor an option asked for that; else None.
 
     An integer divided by an integer, or multiplied by a float32, is float64 to NumPy and float32 to PyTorch; and an
     array without axes counts as a number.
     """
     floats = [a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     strong = [a.dtype for a in floats if a.ndim] or [a.dtype for a in floats]
-    if float64 in strong:
+    if float64 in strong or options.get("dtype") is not None:
         return None
     dtype = np.result_type(*strong) if strong else float32
-    if not [a for a in arrays if isinstance(a, np.ndarray)]:
-        return [a if a is None else np.array(a, dtype) for a in arrays]
-    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype not in (float16, float32) else a for a in arrays]
+    strong_enough = (float16, float32)
+    return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in strong_enough) else np.asarray(a, dtype) for a in arrays]
 
 
 class _Thread(threading.local):
@@ -488,6 +493,9 @@ def _again(error, function, name, arrays, options):
 
 
 _new, _ndarray = object.__new__, np.ndarray
+
+
+_ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
 
 
 def _result(name, value, parents, vjp):
@@ -541,16 +549,16 @@ def _lifted(function, name, count, names):
     return operation
 
 
-def _run(function, name, arrays, options):
-    """Call `function` on arrays without warnings; no result is float64 unless an input is."""
+def _run(function, name, arrays, options, weaken=True):
+    """Call `function` on arrays without warnings; the result is not float64 unless an input is, or an option says so."""
     try:
         value, pullbacks = _thread.quietly(function, *arrays, **options)
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+    except _ERRORS as error:
         value, pullbacks = _again(error, function, name, arrays, options)
     if type(value) is not _ndarray:
         value = np.asarray(value)
-    if value.dtype is float64 and (weaker := _weaken(arrays)):
-        return _run(function, name, weaker, options)
+    if weaken and value.dtype is float64 and (weaker := _weaken(arrays, options)):
+        return _run(function, name, weaker, options, weaken=False)
     return value, pullbacks
 
 
@@ -560,11 +568,23 @@ def _lifted_one(function, name, names):
     def operation(x, *extra, **options):
         if extra:
             options = _named(extra, names, options, name)
-        x, node = (x.data, x._node) if isinstance(x, Tensor) else (_constant(x, name), None)
-        value, pullback = _run(function, name, (x,), options)
-        if node is None or not _thread.recording:
-            return _result(name, value, None, None)
-        return _result(name, value, (node,), pullback if type(pullback) is tuple else (pullback,))
+        if isinstance(x, Tensor):
+            x, node = x.data, x._node
+        else:
+            x, node = _constant(x, name), None
+        try:
+            value, pullback = _thread.quietly(function, x, **options)
+        except _ERRORS as error:
+            value, pullback = _again(error, function, name, (x,), options)
+        if type(value) is not _ndarray:
+            value = np.asarray(value)
+        if value.dtype is float64 and (weaker := _weaken((x,), options)):
+            value, pullback = _run(function, name, weaker, options, weaken=False)
+        if node is not None and _thread.recording:
+            return _result(name, value, (node,), pullback if type(pullback) is tuple else (pullback,))
+        result = _new(Tensor)
+        result.data, result._node = value, None
+        return result
 
     return operation
 
@@ -573,11 +593,26 @@ def _lifted_two(function, name):
     """What `_lifted` does, for two inputs without options."""
 
     def operation(a, b):
-        a, n = (a.data, a._node) if isinstance(a, Tensor) else (a if type(a) is float else _constant(a, name), None)
-        b, m = (b.data, b._node) if isinstance(b, Tensor) else (b if type(b) is float else _constant(b, name), None)
-        value, pullbacks = _run(function, name, (a, b), {})
+        if isinstance(a, Tensor):
+            a, n = a.data, a._node
+        else:
+            a, n = a if type(a) is float else _constant(a, name), None
+        if isinstance(b, Tensor):
+            b, m = b.data, b._node
+        else:
+            b, m = b if type(b) is float else _constant(b, name), None
+        try:
+            value, pullbacks = _thread.quietly(function, a, b)
+        except _ERRORS as error:
+            value, pullbacks = _again(error, function, name, (a, b), {})
+        if type(value) is not _ndarray:
+            value = np.asarray(value)
+        if value.dtype is float64 and (weaker := _weaken((a, b), {})):
+            value, pullbacks = _run(function, name, weaker, {}, weaken=False)
         if n is m is None or not _thread.recording:
-            return _result(name, value, None, None)
+            result = _new(Tensor)
+            result.data, result._node = value, None
+            return result
         if type(pullbacks) is not tuple or len(pullbacks) != 2:
             return _result(name, value, *_needed(name, pullbacks, (n, m)))
         if n is None:
@@ -870,7 +905,7 @@ def without_gradient(function):
         arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
         try:
             value = _thread.quietly(function, *arrays, **options)
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        except _ERRORS as error:
             value = _again(error, function, name, arrays, options)
         return _result(name, value if type(value) is _ndarray else np.asarray(value), None, None)
 
@@ -904,10 +939,25 @@ bitwise_and, bitwise_or = _comparison("bitwise_and", np.bitwise_and), _compariso
 bitwise_xor, floor_divide = _comparison("bitwise_xor", np.bitwise_xor), _comparison("floor_divide", np.floor_divide)
 
 
-isnan, isinf = without_gradient(lambda x: np.isnan(x)), without_gradient(lambda x: np.isinf(x))
+def _question(name, ufunc, meaning):
+    """The function `name` of one tensor that NumPy's `ufunc` computes."""
+    def ask(x):
+        return ufunc(x)
+
+    ask.__name__, ask.__doc__ = name, f"{meaning}, element by element, as booleans."
+    return without_gradient(ask)
 
 
-logical_not = without_gradient(lambda x: np.logical_not(x))
+isnan, isinf = _question("isnan", np.isnan, "Whether it is NaN"), _question("isinf", np.isinf, "Whether it is infinite")
+
+
+isfinite = _question("isfinite", np.isfinite, "Whether it is a finite number")
+
+
+logical_not = _question("logical_not", np.logical_not, "Whether it is 0 or false")
+
+
+bitwise_not = _question("bitwise_not", np.invert, "The other truth value (of integers: every bit turned)")
 
 
 Tensor.__eq__, Tensor.__ne__, Tensor.__hash__ = eq, ne, object.__hash__
@@ -925,7 +975,7 @@ Tensor.__or__ = Tensor.__ror__ = bitwise_or
 Tensor.__xor__ = Tensor.__rxor__ = bitwise_xor
 
 
-Tensor.__invert__ = without_gradient(lambda x: ~x)
+Tensor.__invert__ = bitwise_not
 
 
 Tensor.__floordiv__ = Tensor.floor_divide = floor_divide
@@ -937,7 +987,7 @@ Tensor.__rfloordiv__ = lambda self, other: floor_divide(other, self)
 Tensor.eq, Tensor.ne, Tensor.lt, Tensor.le, Tensor.gt, Tensor.ge = eq, ne, lt, le, gt, ge
 
 
-Tensor.isnan, Tensor.isinf, Tensor.logical_not = isnan, isinf, logical_not
+Tensor.isnan, Tensor.isinf, Tensor.isfinite, Tensor.logical_not = isnan, isinf, isfinite, logical_not
 
 
 @differentiable
@@ -1043,16 +1093,16 @@ def tanh(x):
 @differentiable
 def sigmoid(x):
     """1 / (1 + exp(-x)), from 0 to 1. Where exp overflows to infinity, the quotient is 0, as it should be."""
-    y = np.negative(x)
-    y = np.exp(y)
-    y = np.reciprocal(y + 1)
+    y = np.exp(-x)
+    y += np.ones((), y.dtype)
+    y = np.reciprocal(y, out=y) if y.ndim else 1 / y
     return y, lambda g: g * (y * (1 - y))
 
 
 @differentiable
 def relu(x):
     """x where it is positive, else 0; the gradient at 0 is 0."""
-    y = np.maximum(x, 0)
+    y = np.maximum(x, np.zeros((), x.dtype))
     return y, lambda g: g * (y > 0)
 
 
@@ -1084,8 +1134,9 @@ def minimum(a, b):
 @differentiable
 def clamp(x, *, min=None, max=None):
     """x, limited to the range from the numbers `min` to `max`; either may be None."""
-    if min is None and max is None:
-        raise ValueError("clamp: expected min, max, or both")
+    min, max = _constant(min, "clamp"), _constant(max, "clamp")
+    if (min is None and max is None) or np.ndim(min) or np.ndim(max):
+        raise ValueError("clamp: expected a number for min, for max, or for both")
     low, high = -np.inf if min is None else min, np.inf if max is None else max
     y = x if min is None else np.maximum(x, min)
     return y if max is None else np.minimum(y, max), lambda g: g * ((x >= low) & (x <= high))
@@ -1111,16 +1162,26 @@ def masked_fill(x, mask, *, value):
 Tensor.maximum, Tensor.minimum, Tensor.clamp, Tensor.clip, Tensor.masked_fill = maximum, minimum, clamp, clamp, masked_fill
 
 
-Tensor.where = lambda self, condition, other: where(condition, self, other)
+def _where(self, condition, other):
+    """This tensor where the condition holds, else `other`, element by element."""
+    return where(condition, self, other)
+
+
+Tensor.where = _where
 
 
 def _axis(dim):
     """`dim` as NumPy's axis: None, an integer or a tuple."""
-    return tuple(dim) if isinstance(dim, list) else dim
+    return tuple(dim) if type(dim) is list else dim
 
 
-def _repeat(g, shape, size):
-    """`g` repeated to `shape`: as a view without memory of its own, unless that is small."""
+def _repeat(g, shape, size, axis, keepdim):
+    """`g` repeated along the reduced axes to `shape`: as a view without memory of its own, unless that is small."""
+    if axis is not None and not keepdim:
+        kept = list(shape)
+        for i in axis if type(axis) is tuple else (axis,):
+            kept[i] = 1
+        g = g.reshape(kept)
     if size > 10_000:
         return np.broadcast_to(g, shape)
     d = np.empty(shape, g.dtype)
@@ -1134,9 +1195,7 @@ def sum(x, *, dim=None, keepdim=False, dtype=None):
     axis, shape, size = _axis(dim), x.shape, x.size
     if dtype is None and x.dtype.kind in "biu":
         dtype = int64
-    total = np.add.reduce(x, axis, dtype, None, True)
-    kept = total.shape
-    return total if keepdim else total.squeeze(axis), lambda g: _repeat(g.reshape(kept), shape, size)
+    return np.add.reduce(x, axis, dtype, None, keepdim), lambda g: _repeat(g, shape, size, axis, keepdim)
 
 
 @differentiable
@@ -1145,10 +1204,9 @@ def mean(x, *, dim=None, keepdim=False):
     if x.dtype.kind != "f":
         raise TypeError(f"mean: {x.dtype} cannot hold a mean; call float() first")
     axis, shape, size = _axis(dim), x.shape, x.size
-    total = np.add.reduce(x, axis, None, None, True)
-    kept, count = total.shape, size / (total.size or 1)
-    value = total / count if count else total * np.nan
-    return value if keepdim else value.squeeze(axis), lambda g: _repeat(g.reshape(kept) / count, shape, size)
+    total = np.add.reduce(x, axis, None, None, keepdim)
+    count = size / (total.size or 1)
+    return total / count if count else total * np.nan, lambda g: _repeat(g / count, shape, size, axis, keepdim)
 
 
 def _spread(x, axis, correction):
@@ -1201,7 +1259,7 @@ def _extreme(name, ufunc):
         return best if keepdim else best.squeeze(axis), pullback
 
     extreme.__name__ = name
-    extreme.__doc__ = f"The {ufunc.__name__} of the elements over `dim`, an integer, a tuple or None; equal ones share the gradient."
+    extreme.__doc__ = f"The {ufunc.__name__} over `dim`, an integer, a tuple or None for all; equal elements share the gradient."
     return differentiable(extreme)
 
 
@@ -1282,10 +1340,19 @@ Tensor.amax, Tensor.amin, Tensor.argmax, Tensor.argmin = amax, amin, argmax, arg
 Tensor.gather, Tensor.max, Tensor.min = gather, max, min
 
 
-Tensor.any = without_gradient(lambda x, dim=None, keepdim=False: x.any(dim, keepdims=keepdim))
+@without_gradient
+def _any(x, dim=None, keepdim=False):
+    """Whether any element, over `dim` or of all, is true or not 0."""
+    return x.any(dim, keepdims=keepdim)
 
 
-Tensor.all = without_gradient(lambda x, dim=None, keepdim=False: x.all(dim, keepdims=keepdim))
+@without_gradient
+def _all(x, dim=None, keepdim=False):
+    """Whether all elements, over `dim` or of all, are true or not 0."""
+    return x.all(dim, keepdims=keepdim)
+
+
+Tensor.any, Tensor.all = _any, _all
 
 
 @differentiable
@@ -1372,9 +1439,10 @@ def expand(x, *, shape):
 def squeeze(x, *, dim=None):
     """Without the axes of size 1, or without those that `dim` names and that have size 1; shares memory."""
     before = x.shape
-    if dim is not None:
-        dim = tuple(d for d in (dim if isinstance(dim, tuple | list) else (dim,)) if x.ndim and x.shape[d] == 1)
-    return x.squeeze(dim), lambda g: g.reshape(before)
+    dims = range(x.ndim) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    if wrong := [d for d in dims if not -x.ndim <= d < x.ndim and not (x.ndim == 0 and d in (0, -1))]:
+        raise IndexError(f"squeeze: {x.shape} has no dim {wrong[0]}")
+    return x.squeeze(tuple(d for d in dims if x.ndim and x.shape[d] == 1)), lambda g: g.reshape(before)
 
 
 @differentiable
@@ -1412,16 +1480,18 @@ def flatten(x, start_dim=0, end_dim=-1):
 Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.flatten = transpose, squeeze, unsqueeze, clone, flatten
 
 
-Tensor.reshape = lambda self, *shape: reshape(self, shape=_sizes(shape))
+def _sized(operation, option):
+    """The method for an operation whose one option is a row of numbers, given one by one or as a sequence."""
+    def method(self, *sizes):
+        return operation(self, **{option: _sizes(sizes)})
+
+    return functools.update_wrapper(method, operation)
 
 
-Tensor.permute = lambda self, *dims: permute(self, dims=_sizes(dims))
+Tensor.reshape, Tensor.expand = _sized(reshape, "shape"), _sized(expand, "shape")
 
 
-Tensor.expand = lambda self, *shape: expand(self, shape=_sizes(shape))
-
-
-Tensor.flip = lambda self, *dims: flip(self, dims=_sizes(dims))
+Tensor.permute, Tensor.flip = _sized(permute, "dims"), _sized(flip, "dims")
 
 
 Tensor.T = property(lambda self: permute(self, dims=tuple(range(self.ndim))[::-1]), doc="The axes in reverse order.")
@@ -1444,8 +1514,6 @@ def _steps(index):
 
     NumPy counts an integer beside an array as an array, which may move axes; PyTorch takes the integers first.
     """
-    if type(index) is not tuple:
-        return (), index
     whole = [isinstance(i, int | np.integer) and not isinstance(i, bool) for i in index]
     if not any(whole) or not [i for i in index if type(i) is _ndarray]:
         return (), index
@@ -1461,7 +1529,7 @@ def _steps(index):
 @differentiable
 def getitem(x, *, index):
     """x[index], for every kind of index that NumPy and PyTorch share; gradients of repeated places add up."""
-    first, second = _steps(index)
+    first, second = _steps(index) if type(index) is tuple else ((), index)
     y = x[first][second] if first else x[index]
     if type(y) is not _ndarray:
         y = x[(*index, ...)] if type(index) is tuple else x[index, ...]  # a view, not a number
@@ -1614,6 +1682,7 @@ Tensor.pad, Tensor.tril, Tensor.triu = pad, tril, triu
 
 @differentiable
 def _einsum(*arrays, equation):
+    arrays = [np.asarray(a) for a in arrays]
     terms, out = _letters(equation, [a.ndim for a in arrays])
     sizes = {}
     for letter, n in [pair for term, a in zip(terms, arrays, strict=True) for pair in zip(term, a.shape, strict=True)]:
@@ -1682,11 +1751,19 @@ def _to(x, *, dtype):
     return x.astype(dtype), lambda g: g
 
 
-_CASTS = {"float": float32, "double": float64, "half": float16, "long": int64, "int": int32, "bool": np.bool_}
+def _cast(dtype):
+    """The method that casts to one type."""
+    def cast(self):
+        return self.to(dtype)
+
+    cast.__doc__ = f"This tensor as {np.dtype(dtype)}; itself where it is that already."
+    return cast
 
 
-for _name, _dtype in _CASTS.items():
-    setattr(Tensor, _name, functools.partialmethod(Tensor.to, _dtype))
+Tensor.float, Tensor.double, Tensor.half = _cast(float32), _cast(float64), _cast(float16)
+
+
+Tensor.long, Tensor.int, Tensor.bool = _cast(int64), _cast(int32), _cast(np.bool_)
 
 
 class _Random:

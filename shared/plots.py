@@ -27,6 +27,7 @@ __all__ = [
     "confusion_matrix",
     "decision_boundary",
     "descent_path",
+    "descent_race",
     "describe",
     "digit_map",
     "loss_curve",
@@ -618,3 +619,20 @@ def push_and_pull(ax, probabilities, target, *, classes=None, label=None):
     ax.set(xticks=range(len(p)), xlabel="class", ylabel="probability, and push on the logit" if label is None else label,
            ylim=(-1.15, 1.2))
     ax.set_xticklabels(names)
+
+
+def descent_race(axes, loss, paths, limits):
+    """Draw several descents, each in its own Axes, over the same contours of `loss`, which maps (M, 2) to M losses.
+
+    paths : table from titles to (T, 2) paths. limits : ((low, high) of the first, (low, high) of the second number).
+    """
+    first, second = (np.linspace(*limit, 160) for limit in limits)
+    values = np.asarray(loss(np.stack(np.meshgrid(first, second), -1).reshape(-1, 2))).reshape(len(second), len(first))
+    levels = np.log10(values - values.min() + 1e-3 * np.ptp(values))
+    for ax, (title, path) in zip(np.ravel(axes), paths.items(), strict=True):
+        path = np.asarray(path)
+        ax.contour(first, second, levels, levels=18, cmap=SEQUENTIAL, linewidths=0.6)
+        ax.plot(*path.T, color=GRADIENT, marker="o", markersize=3, linewidth=1.2)
+        ax.plot(*path[-1], marker="*", markersize=13, color=ERROR, markeredgecolor="white")
+        ax.set(title=title, xlim=limits[0], ylim=limits[1])
+        ax.grid(False)

@@ -1,0 +1,313 @@
+"""The exercises of chapter 05, their oracles, and the mistakes that learners make."""
+
+import numpy as np
+
+from shared import datasets
+from shared.checks import Exercise, Mistake
+from shared.traditional_ml import LinearRegression, root_mean_squared_error, train_test_split
+
+OBJECTIVES = (
+    "derive and write the gradient of a layer and of a loss",
+    "choose a beginning and predict what it does to the signal",
+    "derive an optimiser and find what is wrong with one",
+    "regularise, and keep training apart from evaluation",
+    "train on real data against a baseline",
+)
+
+
+# --- 05.1 The gradient of a layer -------------------------------------------------------------------------------------
+
+
+def linear_backward(x, weight, g):
+    """The gradients by input, weight and bias."""
+    return g @ weight, g.T @ x, g.sum(0)
+
+
+LINEAR = Exercise(
+    "05.1",
+    "the gradient of a layer",
+    2,
+    15,
+    OBJECTIVES[0],
+    expected=linear_backward,
+    cases=lambda rng: [
+        (rng.normal(size=(5, 3)), rng.normal(size=(4, 3)), rng.normal(size=(5, 4))),
+        (rng.normal(size=(2, 6)), rng.normal(size=(3, 6)), rng.normal(size=(2, 3))),
+    ],
+    mistakes=[
+        Mistake("dweight is transposed: it has the shape of weight, (O, D)",
+                lambda x, w, g: (g @ w, x.T @ g, g.sum(0))),
+        Mistake("dbias is not summed over the rows: the bias was broadcast, so its gradient is a sum",
+                lambda x, w, g: (g @ w, g.T @ x, g)),
+        Mistake("dbias is off by 1/N: g holds the mean already, sum over the rows", lambda x, w, g: (g @ w, g.T @ x, g.mean(0))),
+        Mistake("off by 1/N: g holds the mean already, do not divide again",
+                lambda x, w, g: (g @ w, g.T @ x / len(x), g.sum(0) / len(x))),
+        Mistake("dbias is summed over the wrong axis", lambda x, w, g: (g @ w, g.T @ x, g.sum(1))),
+    ],
+)
+
+
+# --- 05.2 Cross-entropy with smoothing --------------------------------------------------------------------------------
+
+
+def probabilities(logits):
+    """Softmax that does not overflow."""
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def smoothed_targets(logits, target, smoothing):
+    """What each row aims at."""
+    n, classes = logits.shape
+    return (1 - smoothing) * np.eye(classes)[target] + smoothing / classes
+
+
+def smoothed_gradient(logits, target, smoothing):
+    """Softmax minus target, averaged."""
+    return (probabilities(logits) - smoothed_targets(logits, target, smoothing)) / len(logits)
+
+
+def unstable_gradient(logits, target, smoothing):
+    """The same without the shift, which overflows."""
+    with np.errstate(all="ignore"):
+        e = np.exp(logits)
+        return (e / e.sum(1, keepdims=True) - smoothed_targets(logits, target, smoothing)) / len(logits)
+
+
+def smoothed_elsewhere(logits, target, smoothing):
+    """The share goes to the wrong classes only."""
+    n, classes = logits.shape
+    aim = np.full((n, classes), smoothing / (classes - 1))
+    aim[np.arange(n), target] = 1 - smoothing
+    return (probabilities(logits) - aim) / n
+
+
+SMOOTHED = Exercise(
+    "05.2",
+    "cross-entropy with smoothing",
+    2,
+    20,
+    OBJECTIVES[0],
+    expected=smoothed_gradient,
+    cases=lambda rng: [
+        (rng.normal(size=(5, 3)), rng.integers(0, 3, 5), 0.1),
+        (rng.normal(size=(3, 7)), rng.integers(0, 7, 3), 0.0),
+        (1000 * rng.normal(size=(4, 3)), rng.integers(0, 3, 4), 0.2),
+    ],
+    mistakes=[
+        Mistake("off by 1/N: the loss is a mean over the rows", lambda z, y, s: len(z) * smoothed_gradient(z, y, s)),
+        Mistake("exp overflows at logits of 1,000: subtract each row's largest first", unstable_gradient),
+        Mistake("the smoothing is missing: you have softmax minus one-hot", lambda z, y, s: smoothed_gradient(z, y, 0.0)),
+        Mistake("the smoothed share goes to all classes, the right one included", smoothed_elsewhere),
+        Mistake("the sign is turned: the gradient is softmax minus target", lambda z, y, s: -smoothed_gradient(z, y, s)),
+    ],
+)
+
+
+# --- 05.3 Predict, then run -------------------------------------------------------------------------------------------
+
+PREDICT = Exercise(
+    "05.3",
+    "predict, then run",
+    1,
+    10,
+    OBJECTIVES[1],
+    expected=0.5**12,
+    rtol=0.02,
+    mistakes=[
+        Mistake("that is the root of the mean square; the question is about the mean square itself", 0.5**6),
+        Mistake("ReLU throws half of the mean square away, in each of the twelve layers", 1.0),
+        Mistake("that is one layer; there are twelve", 0.5),
+        Mistake("the halves multiply, they do not add up", 0.5 / 12),
+        Mistake("the signal shrinks: the factor is below 1", 2.0**12),
+    ],
+)
+
+
+# --- 05.4 Find the bug ------------------------------------------------------------------------------------------------
+
+
+def adam_step(theta, g, m, v, t, lr=0.1, b1=0.9, b2=0.999, eps=1e-8, *, correct=(True, True), keep=False, late=0):
+    """One step of Adam; the last three arguments make the mistakes below."""
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+    mean = m / (1 - b1 ** (t + late)) if correct[0] else m
+    square = v / (1 - b2 ** (t + late)) if correct[1] else v
+    theta = theta - lr * mean / (np.sqrt(square) + eps)
+    return (theta, mean, square) if keep else (theta, m, v)
+
+
+def three_steps(answer, theta, gradients):
+    """Parameters, and what is remembered, after three steps."""
+    m = v = np.zeros_like(theta)
+    for t, g in enumerate(gradients, 1):
+        result = answer(theta, g, m, v, t)
+        if result is None:
+            return None
+        theta, m, v = result
+    return theta, m, v
+
+
+def wrong_adam(**options):
+    """Adam with a mistake."""
+    return lambda theta, g, m, v, t: adam_step(theta, g, m, v, t, **options)
+
+
+ADAM = Exercise(
+    "05.4",
+    "find the bug",
+    2,
+    20,
+    OBJECTIVES[2],
+    expected=lambda theta, g, m, v, t: adam_step(theta, g, m, v, t),
+    cases=lambda rng: [(rng.normal(size=5), rng.normal(size=(3, 5))), (rng.normal(size=2), 100 * rng.normal(size=(3, 2)))],
+    observe=three_steps,
+    mistakes=[
+        Mistake("this is still the colleague's step: both means start at zero, and nobody makes up for it",
+                wrong_adam(correct=(False, False))),
+        Mistake("only m is corrected; v starts at zero as well", wrong_adam(correct=(True, False))),
+        Mistake("only v is corrected; m starts at zero as well", wrong_adam(correct=(False, True))),
+        Mistake("the corrected means are remembered; correct copies, and return m and v as they are", wrong_adam(keep=True)),
+        Mistake("the powers are off by one: at the first step t is 1", wrong_adam(late=1)),
+    ],
+)
+
+
+# --- 05.5 Warm-up and cosine ------------------------------------------------------------------------------------------
+
+
+def warmup_cosine(count, warmup, total):
+    """Up a ramp, down a wave, then zero."""
+    if count < warmup:
+        return count / warmup
+    share = min((count - warmup) / (total - warmup), 1.0)
+    return (1 + np.cos(np.pi * share)) / 2
+
+
+def whole_schedule(answer, warmup, total):
+    """The factors of all steps and of some beyond the last."""
+    values = [answer(count, warmup, total) for count in range(total + total // 2)]
+    return None if all(value is None for value in values) else np.array(values, dtype=float)
+
+
+def wave_again(count, warmup, total):
+    """Nothing stops the wave."""
+    return count / warmup if count < warmup else (1 + np.cos(np.pi * (count - warmup) / (total - warmup))) / 2
+
+
+def wave_from_zero(count, warmup, total):
+    """The wave starts at step 0, so the factor jumps down at the end of the warm-up."""
+    return count / warmup if count < warmup else (1 + np.cos(np.pi * min(count / total, 1.0))) / 2
+
+
+SCHEDULE = Exercise(
+    "05.5",
+    "warm-up and cosine",
+    2,
+    15,
+    OBJECTIVES[2],
+    expected=warmup_cosine,
+    cases=lambda rng: [(4, 20), (7, 31)],
+    observe=whole_schedule,
+    atol=1e-8,
+    mistakes=[
+        Mistake("the cosine rises again after `total`; the factor should stay 0", wave_again),
+        Mistake("there is a jump at the end of the warm-up: the wave begins there, not at step 0", wave_from_zero),
+        Mistake("the ramp begins one step late or early: it is 0 at count 0 and 1 at count `warmup`",
+                lambda c, w, t: (c + 1) / w if c < w else warmup_cosine(c, w, t)),
+        Mistake("the wave is missing: this falls in a straight line",
+                lambda c, w, t: c / w if c < w else max(0.0, 1 - (c - w) / (t - w))),
+    ],
+)
+
+
+# --- 05.6 Dropout, both ways ------------------------------------------------------------------------------------------
+
+
+def dropout_with_gradient(x, g, p, mask, training):
+    """Kept numbers and their gradients are divided by the probability of being kept."""
+    factor = mask / (1 - p) if training else np.ones_like(x)
+    return x * factor, g * factor
+
+
+def factors(forward, backward):
+    """Dropout whose output and gradient take the factors that these functions of (p, mask, training) give."""
+    return lambda x, g, p, mask, training: (x * forward(p, mask, training), g * backward(p, mask, training))
+
+
+def right(p, mask, training):
+    """The right factor."""
+    return mask / (1 - p) if training else 1.0
+
+
+DROPOUT = Exercise(
+    "05.6",
+    "dropout, both ways",
+    2,
+    15,
+    OBJECTIVES[3],
+    expected=dropout_with_gradient,
+    cases=lambda rng: [
+        (rng.normal(size=(4, 6)), rng.normal(size=(4, 6)), 0.3, rng.random((4, 6)) > 0.3, True),
+        (rng.normal(size=(3, 2)), rng.normal(size=(3, 2)), 0.8, rng.random((3, 2)) > 0.8, True),
+        (rng.normal(size=(3, 5)), rng.normal(size=(3, 5)), 0.5, rng.random((3, 5)) > 0.5, False),
+    ],
+    mistakes=[
+        Mistake("the mean is not kept: divide what is kept by 1 - p",
+                factors(lambda p, m, t: m if t else 1.0, lambda p, m, t: m if t else 1.0)),
+        Mistake("divided by p; the probability of being kept is 1 - p",
+                factors(lambda p, m, t: m / p if t else 1.0, lambda p, m, t: m / p if t else 1.0)),
+        Mistake("the gradient is not masked: what was dropped has no influence on the loss",
+                factors(right, lambda p, m, t: 1 / (1 - p) if t else 1.0)),
+        Mistake("the gradient is not scaled: y is x times mask / (1 - p), and so is dx",
+                factors(right, lambda p, m, t: m if t else 1.0)),
+        Mistake("it drops in evaluation, too",
+                factors(lambda p, m, t: m / (1 - p), lambda p, m, t: m / (1 - p))),
+        Mistake("in evaluation nothing is scaled: training has made up for it already",
+                factors(lambda p, m, t: m if t else 1 - p, lambda p, m, t: m if t else 1 - p)),
+    ],
+)
+
+
+# --- 05.7 Open: sell houses -------------------------------------------------------------------------------------------
+
+
+def judge_prices(answer):
+    """Run the answer on the chapter's split, and say what its error suggests."""
+    table = datasets.ames_housing()
+    features, price = table.drop(columns="Sale_Price").to_numpy(float), table["Sale_Price"].to_numpy(float)
+    x_train, x_test, y_train, y_test = train_test_split(features, price, test_size=0.2, random_state=0)
+    guess = answer(x_train.copy(), y_train.copy(), x_test.copy())
+    if guess is None or guess is ...:
+        raise NotImplementedError
+    guess = np.asarray(guess, dtype=float)
+    if guess.shape != y_test.shape:
+        return f"expected prices of shape {y_test.shape}, got {guess.shape}"
+    if not np.isfinite(guess).all():
+        return "some prices are NaN or infinite: did the training diverge?"
+    error = root_mean_squared_error(y_test, guess)
+    if np.abs(guess).max() < 100:
+        return "these look like logarithms, or like standardised prices: undo both before you return them"
+    if error > 60_000:
+        return f"{error:,.0f} dollars is about what always guessing the mean price gives"
+    if error >= 21_000:
+        return f"{error:,.0f} dollars; the target is below 21,000. A straight line gets 27,728"
+    return None
+
+
+HOUSES = Exercise(
+    "05.7",
+    "open: sell houses",
+    3,
+    60,
+    OBJECTIVES[4],
+    judge=judge_prices,
+    mistakes=[
+        Mistake("always guessing the mean price", lambda x, y, z: np.full(len(z), y.mean())),
+        Mistake("these look like logarithms", lambda x, y, z: np.full(len(z), np.log(y).mean())),
+        Mistake("A straight line gets 27,728", lambda x, y, z: LinearRegression().fit(x, y).predict(z)),
+        Mistake("got (585, 1)", lambda x, y, z: np.full((len(z), 1), y.mean())),
+        Mistake("did the training diverge", lambda x, y, z: np.full(len(z), np.nan)),
+    ],
+)
+
+EXERCISES = [LINEAR, SMOOTHED, PREDICT, ADAM, SCHEDULE, DROPOUT, HOUSES]
