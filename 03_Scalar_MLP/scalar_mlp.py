@@ -729,7 +729,7 @@ def update_to_data_ratio(before, after, depth=None):
     """How far numbers moved between two state_dicts, as a share of their length: |after - before| / |before|.
 
     A table {name: float}, grouped like `gradient_norms`; infinite where zeros have moved, 0 where nothing has.
-    Around 1e-3 per step is usual.
+    Around 1e-3 per step is usual in large networks; small ones stand more.
     """
     old, new = _grouped(before.items(), depth), _grouped(after.items(), depth)
     moved = {name: float(np.linalg.norm(new[name] - old[name])) for name in old}

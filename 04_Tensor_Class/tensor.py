@@ -449,19 +449,21 @@ def _constant(x, name):
     raise TypeError(f"{name}: expected a tensor, an array or a number, got {type(x).__name__} {x!r:.40}")
 
 
-def _weaken(arrays, options):
-    """The inputs in a weaker type, where their result was float64 and neither they nor an option asked for that; else None.
+def _weaken(dtype, arrays, options):
+    """The inputs in the type that PyTorch would compute with, where NumPy chose another `dtype` for the result; else None.
 
-    An integer divided by an integer, or multiplied by a float32, is float64 to NumPy and float32 to PyTorch; and an
-    array without axes counts as a number.
+    To NumPy an integer divided by an integer, or multiplied by a float32, is float64, and the exponential of a boolean
+    float16; to PyTorch all are float32. An array without axes counts as a number. A type asked for by an option stands.
     """
+    if dtype.kind != "f" or options.get("dtype") is not None:
+        return None
     floats = [a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     strong = [a.dtype for a in floats if a.ndim] or [a.dtype for a in floats]
-    if float64 in strong or options.get("dtype") is not None:
+    wanted = np.result_type(*strong) if strong else float32
+    if dtype == wanted or (strong and dtype != float64):
         return None
-    dtype = np.result_type(*strong) if strong else float32
-    strong_enough = (float16, float32)
-    return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in strong_enough) else np.asarray(a, dtype) for a in arrays]
+    kept = (float16, float32) if strong else ()
+    return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in kept) else np.asarray(a, wanted) for a in arrays]
 
 
 class _Thread(threading.local):
@@ -487,7 +489,8 @@ def _again(error, function, name, arrays, options):
     if "broadcast" in text and len(shapes) > 1:
         aligned = [[shape[-i] for shape in shapes if len(shape) >= i] for i in range(1, 1 + len(sorted(shapes, key=len)[-1]))]
         unequal = [sorted(set(sizes) - {1}) for sizes in aligned]
-        text = "; ".join(f"sizes {' and '.join(map(str, s))} differ in dim {-i}" for i, s in enumerate(unequal, 1) if len(s) > 1)
+        found = [f"sizes {' and '.join(map(str, s))} differ in dim {-i}" for i, s in enumerate(unequal, 1) if len(s) > 1]
+        text = "; ".join(found) or text
     kind = IndexError if isinstance(error, IndexError) else TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"{name}: {' and '.join(map(str, shapes))}{': ' if shapes else ''}{text}") from error
 
@@ -513,14 +516,19 @@ def _result(name, value, parents, vjp):
 
 def _needed(name, pullbacks, nodes):
     """The parents among the inputs' `nodes` (None where no gradient is wanted) and the pullbacks that serve them."""
-    wanted = tuple(node is not None for node in nodes)
-    parents = tuple(node for node in nodes if node is not None)
     if type(pullbacks) is not tuple and len(nodes) == 1:
         pullbacks = (pullbacks,)
     if type(pullbacks) is tuple:
         if len(pullbacks) != len(nodes):
             raise ValueError(f"{name}: {len(nodes)} inputs, but {len(pullbacks)} pullbacks")
-        return parents, tuple(pullback for pullback, w in zip(pullbacks, wanted, strict=True) if w)
+        parents, kept = [], []
+        for i, node in enumerate(nodes):
+            if node is not None:
+                parents.append(node)
+                kept.append(pullbacks[i])
+        return tuple(parents), tuple(kept)
+    wanted = tuple(node is not None for node in nodes)
+    parents = tuple(node for node in nodes if node is not None)
     ask = pullbacks.__code__.co_argcount == 2
     send = (lambda g: pullbacks(g, wanted)) if ask else pullbacks
     return parents, lambda g: tuple(d for d, w in zip(send(g), wanted, strict=True) if w)
@@ -557,7 +565,7 @@ def _run(function, name, arrays, options, weaken=True):
         value, pullbacks = _again(error, function, name, arrays, options)
     if type(value) is not _ndarray:
         value = np.asarray(value)
-    if weaken and value.dtype is float64 and (weaker := _weaken(arrays, options)):
+    if weaken and value.dtype is not float32 and (weaker := _weaken(value.dtype, arrays, options)):
         return _run(function, name, weaker, options, weaken=False)
     return value, pullbacks
 
@@ -578,7 +586,7 @@ def _lifted_one(function, name, names):
             value, pullback = _again(error, function, name, (x,), options)
         if type(value) is not _ndarray:
             value = np.asarray(value)
-        if value.dtype is float64 and (weaker := _weaken((x,), options)):
+        if value.dtype is not float32 and (weaker := _weaken(value.dtype, (x,), options)):
             value, pullback = _run(function, name, weaker, options, weaken=False)
         if node is not None and _thread.recording:
             return _result(name, value, (node,), pullback if type(pullback) is tuple else (pullback,))
@@ -607,19 +615,23 @@ def _lifted_two(function, name):
             value, pullbacks = _again(error, function, name, (a, b), {})
         if type(value) is not _ndarray:
             value = np.asarray(value)
-        if value.dtype is float64 and (weaker := _weaken((a, b), {})):
+        if value.dtype is not float32 and (weaker := _weaken(value.dtype, (a, b), {})):
             value, pullbacks = _run(function, name, weaker, {}, weaken=False)
+        result = _new(Tensor)
+        result.data, result._node = value, None
         if n is m is None or not _thread.recording:
-            result = _new(Tensor)
-            result.data, result._node = value, None
             return result
+        node = result._node = _new(Node)
         if type(pullbacks) is not tuple or len(pullbacks) != 2:
-            return _result(name, value, *_needed(name, pullbacks, (n, m)))
-        if n is None:
-            return _result(name, value, (m,), pullbacks[1:])
-        if m is None:
-            return _result(name, value, (n,), pullbacks[:1])
-        return _result(name, value, (n, m), pullbacks)
+            node.parents, node.vjp = _needed(name, pullbacks, (n, m))
+        elif n is None:
+            node.parents, node.vjp = (m,), pullbacks[1:]
+        elif m is None:
+            node.parents, node.vjp = (n,), pullbacks[:1]
+        else:
+            node.parents, node.vjp = (n, m), pullbacks
+        node.name, node.shape, node.dtype, node.grad, node.keeps = name, value.shape, value.dtype, None, False
+        return result
 
     return operation
 
@@ -667,6 +679,9 @@ def add(a, b):
 @differentiable
 def sub(a, b):
     """The difference a - b, element by element; shapes broadcast."""
+    for x in (a, b):
+        if type(x) is _ndarray and x.dtype.kind == "b":
+            raise TypeError("sub: booleans have no difference; use ^ or ~, or call int() first")
     return a - b, (lambda g: g, lambda g: -g)
 
 
@@ -1062,6 +1077,8 @@ def sqrt(x):
 @differentiable
 def abs(x):
     """The absolute value; its gradient at 0 is 0."""
+    if x.dtype.kind == "b":
+        raise TypeError("abs: booleans have no absolute value")
     return np.abs(x), lambda g: g * np.sign(x)
 
 
@@ -1093,7 +1110,7 @@ def tanh(x):
 @differentiable
 def sigmoid(x):
     """1 / (1 + exp(-x)), from 0 to 1. Where exp overflows to infinity, the quotient is 0, as it should be."""
-    y = np.exp(-x)
+    y = np.exp(-x if x.dtype.kind != "b" else np.subtract(0, x, dtype=float32))
     y += np.ones((), y.dtype)
     y = np.reciprocal(y, out=y) if y.ndim else 1 / y
     return y, lambda g: g * (y * (1 - y))
@@ -1102,6 +1119,8 @@ def sigmoid(x):
 @differentiable
 def relu(x):
     """x where it is positive, else 0; the gradient at 0 is 0."""
+    if x.dtype.kind == "b":
+        raise TypeError("relu: booleans are neither positive nor negative")
     y = np.maximum(x, np.zeros((), x.dtype))
     return y, lambda g: g * (y > 0)
 
@@ -1151,10 +1170,11 @@ def where(condition, a, b):
 
 @differentiable
 def masked_fill(x, mask, *, value):
-    """A copy of x with the number `value` where `mask` holds: booleans that broadcast to the shape of x."""
-    if np.asarray(mask).dtype != bool:
-        raise TypeError(f"masked_fill: expected a mask of booleans, got {np.asarray(mask).dtype}")
-    y = x.copy()
+    """A copy of x with the number `value` where `mask` holds: booleans; both broadcast."""
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"masked_fill: expected a mask of booleans, got {mask.dtype}")
+    y = (x if mask.shape == x.shape else np.broadcast_arrays(x, mask)[0]).copy()
     np.copyto(y, value, where=mask)
     return y, (lambda g: g * ~mask, None)
 
@@ -1173,6 +1193,12 @@ Tensor.where = _where
 def _axis(dim):
     """`dim` as NumPy's axis: None, an integer or a tuple."""
     return tuple(dim) if type(dim) is list else dim
+
+
+def _floating(x, name):
+    """Raise TypeError where `x` holds no floating-point numbers."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name}: expected floating-point numbers, got {x.dtype}; call float() first")
 
 
 def _repeat(g, shape, size, axis, keepdim):
@@ -1201,8 +1227,7 @@ def sum(x, *, dim=None, keepdim=False, dtype=None):
 @differentiable
 def mean(x, *, dim=None, keepdim=False):
     """The mean over `dim`: an integer, a tuple, or None for all. Raises TypeError for integers."""
-    if x.dtype.kind != "f":
-        raise TypeError(f"mean: {x.dtype} cannot hold a mean; call float() first")
+    _floating(x, "mean")
     axis, shape, size = _axis(dim), x.shape, x.size
     total = np.add.reduce(x, axis, None, None, keepdim)
     count = size / (total.size or 1)
@@ -1211,8 +1236,7 @@ def mean(x, *, dim=None, keepdim=False):
 
 def _spread(x, axis, correction):
     """The deviations from the mean over `axis`, their mean square with n - correction below, and that divisor."""
-    if x.dtype.kind != "f":
-        raise TypeError(f"var: {x.dtype} cannot hold a variance; call float() first")
+    _floating(x, "var")
     total = np.add.reduce(x, axis, None, None, True)
     count = x.size / (total.size or 1)
     deviations = x - total / (count or np.nan)
@@ -1358,7 +1382,8 @@ Tensor.any, Tensor.all = _any, _all
 @differentiable
 def softmax(x, *, dim):
     """exp(x) / sum(exp(x)) over one `dim`, without overflow. A row of nothing but -inf gives NaN, as in PyTorch."""
-    y = np.subtract(x, np.maximum.reduce(x, dim, None, None, True), out=np.empty_like(x))
+    _floating(x, "softmax")
+    y = np.subtract(x, np.maximum.reduce(x, dim, None, None, True, -np.inf), out=np.empty_like(x))
     np.exp(y, out=y)
     y /= np.add.reduce(y, dim, None, None, True)
 
@@ -1372,7 +1397,8 @@ def softmax(x, *, dim):
 @differentiable
 def log_softmax(x, *, dim):
     """log(softmax(x)) over one `dim`, without overflow, and without the log of a rounded 0."""
-    y = np.subtract(x, np.maximum.reduce(x, dim, None, None, True), out=np.empty_like(x))
+    _floating(x, "log_softmax")
+    y = np.subtract(x, np.maximum.reduce(x, dim, None, None, True, -np.inf), out=np.empty_like(x))
     y -= np.log(np.add.reduce(np.exp(y), dim, None, None, True))
     return y, lambda g: g - np.exp(y) * np.add.reduce(g, dim, None, None, True)
 
@@ -1380,8 +1406,8 @@ def log_softmax(x, *, dim):
 @differentiable
 def logsumexp(x, *, dim, keepdim=False):
     """log(sum(exp(x))) over `dim`, an integer or a tuple, without overflow; -inf where all of x is."""
-    axis = _axis(dim)
-    top = np.maximum.reduce(x, axis, None, None, True)
+    axis, x = _axis(dim), x if x.dtype.kind == "f" else x.astype(float32)
+    top = np.maximum.reduce(x, axis, None, None, True, -np.inf)
     top = np.where(np.isfinite(top), top, 0)
     value = np.log(np.add.reduce(np.exp(x - top), axis, None, None, True)) + top
     return value if keepdim else value.squeeze(axis), (
@@ -1423,6 +1449,8 @@ def permute(x, *, dims):
 @differentiable
 def transpose(x, *, dim0, dim1):
     """Two axes exchanged; shares memory."""
+    if not x.ndim and {dim0, dim1} <= {0, -1}:
+        return x, lambda g: g
     return x.swapaxes(dim0, dim1), lambda g: g.swapaxes(dim0, dim1)
 
 
@@ -1431,8 +1459,11 @@ def expand(x, *, shape):
     """Axes of size 1 repeated to `shape`, where -1 keeps a size, and new ones may stand in front; shares memory."""
     if len(shape) < x.ndim:
         raise ValueError(f"expand: {x.shape} has more axes than {tuple(shape)}")
-    before = (1,) * (len(shape) - x.ndim) + x.shape
-    return np.broadcast_to(x, [old if new == -1 else new for old, new in zip(before, shape, strict=True)]), lambda g: g
+    new = len(shape) - x.ndim
+    if -1 in shape[:new]:
+        raise ValueError(f"expand: {x.shape} to {tuple(shape)}, a new axis cannot keep its size with -1")
+    before = (1,) * new + x.shape
+    return np.broadcast_to(x, [old if n == -1 else n for old, n in zip(before, shape, strict=True)]), lambda g: g
 
 
 @differentiable
@@ -1483,6 +1514,8 @@ Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.flatten
 def _sized(operation, option):
     """The method for an operation whose one option is a row of numbers, given one by one or as a sequence."""
     def method(self, *sizes):
+        if not sizes:
+            raise TypeError(f"{operation.__name__}: expected {option}")
         return operation(self, **{option: _sizes(sizes)})
 
     return functools.update_wrapper(method, operation)
@@ -1573,6 +1606,8 @@ def index_put(x, value, *, index):
 
 def split(x, split_size_or_sections, dim=0):
     """A tuple of views along `dim`: pieces of one size, of which the last may be smaller, or of the sizes in a list."""
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"split: {x.shape} has no dim {dim}")
     n, sizes = x.shape[dim], split_size_or_sections
     if isinstance(sizes, int):
         if sizes < 1:
@@ -1589,7 +1624,8 @@ def chunk(x, chunks, dim=0):
     """At most `chunks` views of one size along `dim`; the last may be smaller."""
     if chunks < 1:
         raise ValueError(f"chunk: expected at least 1 chunk, got {chunks}")
-    return split(x, -(-x.shape[dim] // chunks) or 1, dim)
+    n = x.shape[dim] if -x.ndim <= dim < x.ndim else 1
+    return split(x, -(-n // chunks) or 1, dim)
 
 
 Tensor.split, Tensor.chunk = split, chunk
@@ -1668,6 +1704,8 @@ def pad(x, *, pad, mode="constant", value=0.0):
 def _triangle(name, function):
     """The operation `tril` or `triu`."""
     def triangle(x, *, diagonal=0):
+        if x.ndim < 2:
+            raise ValueError(f"{name}: {x.shape}, expected at least two axes")
         return function(x, diagonal), lambda g: function(g, diagonal)
 
     triangle.__name__, triangle.__doc__ = name, f"{name}: a matrix with zeros on one side of a diagonal (0: the main one)."
@@ -1787,16 +1825,24 @@ def default_generator():
     return _random.generator
 
 
+def _made(name, make, *arguments, **options):
+    """The array that a NumPy function makes; an error gets the name of our function."""
+    try:
+        return np.asarray(make(*arguments, **options))
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
 def rand(*size, dtype=None, requires_grad=False, generator=None, device=None):
     """Random numbers from 0 (included) to 1 (excluded), float32 unless told otherwise."""
     generator = default_generator() if generator is None else generator
-    return Tensor(np.asarray(generator.random(_sizes(size), dtype or float32)), requires_grad, dtype, copy=False)
+    return Tensor(_made("rand", generator.random, _sizes(size), dtype or float32), requires_grad, copy=False)
 
 
 def randn(*size, dtype=None, requires_grad=False, generator=None, device=None):
     """Random numbers from the normal distribution with mean 0 and variance 1, float32 unless told otherwise."""
     generator = default_generator() if generator is None else generator
-    return Tensor(np.asarray(generator.standard_normal(_sizes(size), dtype or float32)), requires_grad, dtype, copy=False)
+    return Tensor(_made("randn", generator.standard_normal, _sizes(size), dtype or float32), requires_grad, copy=False)
 
 
 def randint(low, high=None, size=None, dtype=None, generator=None, device=None):
@@ -1804,7 +1850,7 @@ def randint(low, high=None, size=None, dtype=None, generator=None, device=None):
     if size is None:
         low, high, size = 0, low, high
     generator = default_generator() if generator is None else generator
-    return Tensor(np.asarray(generator.integers(low, high, size, dtype or int64)), copy=False)
+    return Tensor(_made("randint", generator.integers, low, high, size, dtype or int64), copy=False)
 
 
 def tensor(data, dtype=None, requires_grad=False, device=None):
@@ -1826,39 +1872,41 @@ def as_tensor(data, dtype=None):
 
 def zeros(*size, dtype=None, requires_grad=False, device=None):
     """Zeros, float32 unless told otherwise."""
-    return Tensor(np.zeros(_sizes(size), dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("zeros", np.zeros, _sizes(size), dtype or float32), requires_grad, copy=False)
 
 
 def ones(*size, dtype=None, requires_grad=False, device=None):
     """Ones, float32 unless told otherwise."""
-    return Tensor(np.ones(_sizes(size), dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("ones", np.ones, _sizes(size), dtype or float32), requires_grad, copy=False)
 
 
 def empty(*size, dtype=None, requires_grad=False, device=None):
     """Whatever the memory held; to be filled by you."""
-    return Tensor(np.empty(_sizes(size), dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("empty", np.empty, _sizes(size), dtype or float32), requires_grad, copy=False)
 
 
 def full(size, fill_value, dtype=None, requires_grad=False, device=None):
     """One number everywhere, in its own type unless told otherwise."""
-    return Tensor(np.full(size, fill_value, dtype or _to_array(fill_value).dtype), requires_grad, copy=False)
+    return Tensor(_made("full", np.full, size, fill_value, dtype or _to_array(fill_value).dtype), requires_grad, copy=False)
 
 
 def eye(n, m=None, dtype=None, requires_grad=False, device=None):
     """The identity matrix, (n, n) or (n, m)."""
-    return Tensor(np.eye(n, m, dtype=dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("eye", np.eye, n, m, dtype=dtype or float32), requires_grad, copy=False)
 
 
 def arange(start, end=None, step=1, dtype=None, requires_grad=False, device=None):
     """Numbers from `start` (0 where only the end is given) to `end` (excluded), `step` apart: int64, or float32."""
     start, end = (0, start) if end is None else (start, end)
+    if not step or (end - start) * step < 0:
+        raise ValueError(f"arange: steps of {step} do not lead from {start} to {end}")
     array = np.arange(start, end, step)
     return Tensor(array.astype(dtype or (float32 if array.dtype.kind == "f" else int64)), requires_grad, copy=False)
 
 
 def linspace(start, end, steps, dtype=None, requires_grad=False, device=None):
     """`steps` numbers from `start` to `end`, both included, evenly apart."""
-    return Tensor(np.linspace(start, end, steps, dtype=dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("linspace", np.linspace, start, end, steps, dtype=dtype or float32), requires_grad, copy=False)
 
 
 def zeros_like(x, dtype=None, requires_grad=False):

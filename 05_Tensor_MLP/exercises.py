@@ -58,7 +58,7 @@ def probabilities(logits):
 
 def smoothed_targets(logits, target, smoothing):
     """What each row aims at."""
-    n, classes = logits.shape
+    classes = logits.shape[1]
     return (1 - smoothing) * np.eye(classes)[target] + smoothing / classes
 
 

@@ -126,6 +126,18 @@ def test_tied_parameters_count_once_and_are_saved_under_both_names():
     assert [name for name, _ in net.named_parameters(prefix="net", recurse=False)] == ["net.scale"]
 
 
+def test_a_weight_shared_by_two_layers_counts_once():
+    model = Module()
+    model.embedding, model.inner, model.head = Linear(2, 3), Module(), Linear(2, 3, seed=1)
+    model.head.weight = model.embedding.weight
+    model.inner.again = model.embedding
+    assert [name for name, _ in model.named_parameters()] == ["embedding.weight", "embedding.bias", "head.bias"]
+    assert [name for name, _ in model.named_modules()] == ["", "embedding", "inner", "head"]
+    assert list(model.state_dict()) == [
+        "embedding.weight", "embedding.bias", "inner.again.weight", "inner.again.bias", "head.weight", "head.bias"]
+    assert len(SGD(model.parameters()).param_groups[0]["params"]) == 3
+
+
 def test_what_is_no_parameter_is_not_found():
     norm = Norm(3)
     assert [name for name, _ in norm.named_parameters()] == ["weight"]
@@ -150,6 +162,9 @@ def test_buffers_are_saved_and_not_trained():
     assert [name for name, _ in norm.named_buffers()] == ["running_mean", "count", "mask", "scratch"]
     assert len(list(norm.buffers())) == 4
     assert list(norm.state_dict()) == ["weight", "running_mean", "count", "mask"]
+    norm.register_buffer("frozen", Value(2.0))
+    assert [name for name, _ in norm.named_parameters()] == ["weight"]
+    assert norm.state_dict()["frozen"] == 2.0
     norm.running_mean, norm.count, norm.later = norm.running_mean + 1, norm.count + 1, np.ones(2)
     state = norm.state_dict()
     assert state["running_mean"].tolist() == [1, 1]
@@ -175,8 +190,11 @@ def test_state_dict_is_a_snapshot_and_a_round_trip():
     for make in (Net, lambda: MLP(2, [3, 1], rng=0)):
         first, second = make(), make()
         state = first.state_dict()
+        kept = copy.deepcopy(state)
         for parameter in first.parameters():
             parameter.data += 1.0
+        assert all(np.array_equal(state[name], value) for name, value in kept.items())
+        assert not all(np.array_equal(first.state_dict()[name], value) for name, value in kept.items())
         second.load_state_dict(first.state_dict())
         for a, b in zip(first.parameters(), second.parameters(), strict=True):
             assert np.array_equal(a.data, b.data)
@@ -350,7 +368,8 @@ def test_sgd_equals_pytorchs_over_20_steps(settings_, kind):
     start, unused = rng.normal(size=shape).astype(np.float32), Value(2.0)
     ours = Weight(start) if shape else Value(float(start))
     theirs = torch.tensor(start, dtype=torch.float32 if shape else torch.float64, requires_grad=True)
-    optimizers = SGD([ours, unused], **settings_), torch.optim.SGD([theirs], **settings_)
+    widened = {name: value if name == "nesterov" else np.float64(value) for name, value in settings_.items()}
+    optimizers = SGD([ours, unused], **widened), torch.optim.SGD([theirs], **settings_)
     unused.grad = None
     memory = ours.data
     for step in range(20):

@@ -54,7 +54,8 @@ def gradient(function, *leaves):
 class TestShapes:
     @pytest.mark.parametrize(
         ("a", "b"),
-        [((3, 1), (1, 4)), ((4,), (2, 3, 4)), ((2, 1, 1), (3, 1)), ((), (2, 3)), ((1,), ()), ((0, 3), (1, 3)), ((0, 1), (1, 4)), ((1,), (0,))],
+        [((3, 1), (1, 4)), ((4,), (2, 3, 4)), ((2, 1, 1), (3, 1)), ((), (2, 3)), ((1,), ()), ((0, 3), (1, 3)),
+            ((0, 1), (1, 4)), ((1,), (0,))],
     )
     def test_gradients_have_the_shape_of_their_inputs_and_the_sum_of_what_was_broadcast(self, a, b):
         x, y = leaf(*a, seed=1), leaf(*b, seed=2)
@@ -156,7 +157,8 @@ class TestShapes:
 class TestTypes:
     def test_lists_become_float32_or_int64(self):
         for data, dtype in [
-            ([1.0, 2.0], "f4"), ([1, 2], "i8"), ([1, 2.5], "f4"), (3, "i8"), (3.5, "f4"), ([True, False], "?"), ([[]], "f4"), (True, "?"),
+            ([1.0, 2.0], "f4"), ([1, 2], "i8"), ([1, 2.5], "f4"), (3, "i8"), (3.5, "f4"), ([True, False], "?"),
+            ([[]], "f4"), (True, "?"),
         ]:  # fmt: skip
             assert tensor(data).dtype == dtype == Tensor(data).dtype
         assert tensor(np.array([1.0])).dtype == "f8" and tensor(np.ones(2, "f2")).dtype == "f2"
@@ -164,11 +166,14 @@ class TestTypes:
         assert tensor(np.ones(2, ">f4")).dtype.isnative
         assert tensor([1, 2], dtype="f8").dtype == "f8"
 
-    @pytest.mark.parametrize("scalar", [2, 2.5, True, np.float64(2.5), np.float32(2.5), np.int64(2), np.array(2.5), np.array(2), np.bool_(1)])
+    @pytest.mark.parametrize("scalar",
+        [2, 2.5, True, np.float64(2.5), np.float32(2.5), np.int64(2), np.array(2.5), np.array(2), np.bool_(1)])
     def test_a_number_does_not_widen_float32(self, scalar):
         x = tensor([1.0, 2.0], requires_grad=True)
-        for y in (x + scalar, scalar + x, x - scalar, scalar - x, x * scalar, scalar * x, x / scalar, scalar / x, x**scalar, scalar**x,
-                  x % scalar, engine.maximum(x, scalar), where(x > 1, x, scalar), x.clamp(min=scalar), x.masked_fill(x > 1, scalar)):  # fmt: skip
+        for y in (x + scalar, scalar + x, x - scalar, scalar - x, x * scalar, scalar * x, x / scalar, scalar / x,
+            x**scalar, scalar**x,
+                  x % scalar, engine.maximum(x, scalar), where(x > 1, x, scalar), x.clamp(min=scalar),
+                  x.masked_fill(x > 1, scalar)):  # fmt: skip
             assert y.dtype == np.float32
             x.grad = None
             y.sum().backward()
@@ -177,7 +182,8 @@ class TestTypes:
 
     def test_the_same_without_axes(self):
         x = tensor(1.5, requires_grad=True)
-        for y in (x + 1, x * 2.5, np.float64(2) * x, x / 3, x**2, x**0.5, 2**x, x.mean(), x.var(correction=0), x.sqrt(), x.logsumexp(dim=0)):
+        for y in (x + 1, x * 2.5, np.float64(2) * x, x / 3, x**2, x**0.5, 2**x, x.mean(), x.var(correction=0), x.sqrt(),
+            x.logsumexp(dim=0)):
             assert y.dtype == np.float32, y
 
     def test_an_array_of_float64_does_widen(self):
@@ -211,12 +217,14 @@ class TestTypes:
     def test_factories(self):
         assert {f(2).dtype for f in (zeros, ones, rand, randn, eye)} == {np.dtype("f4")}
         assert zeros(2, 3).shape == zeros((2, 3)).shape == zeros([2, 3]).shape == (2, 3)
-        assert arange(3).tolist() == [0, 1, 2] and arange(1.0, 2.0, 0.5).dtype == "f4" and linspace(0, 1, 3).tolist() == [0, 0.5, 1]
+        assert arange(3).tolist() == [0, 1, 2] and arange(1.0, 2.0, 0.5).dtype == "f4" and linspace(0, 1,
+            3).tolist() == [0, 0.5, 1]
         assert full((2,), 3).dtype == "i8" and full((2,), 3.0).dtype == "f4" and full((2,), True).dtype == "?"
         x = arange(3)
         assert zeros_like(x).dtype == "i8" and ones_like(x).tolist() == [1, 1, 1] and full_like(x, 4).tolist() == [4, 4, 4]
         assert randn_like(ones(2, 3)).shape == (2, 3)
-        assert randint(3, (100,)).dtype == "i8" and set(randint(3, (100,)).tolist()) == {0, 1, 2} and randint(5, 6, (2,)).tolist() == [5, 5]
+        assert randint(3, (100,)).dtype == "i8" and set(randint(3, (100,)).tolist()) == {0, 1, 2} and randint(5, 6,
+            (2,)).tolist() == [5, 5]
         assert zeros(2, requires_grad=True).requires_grad and randn(2, requires_grad=True).is_leaf
 
     def test_random_numbers_start_again_from_a_seed(self):
@@ -247,7 +255,8 @@ class TestValues:
             assert np.isfinite(x.grad).all()
         for dtype in ("f4", "f8"):
             x = Tensor(LARGE.astype(dtype), requires_grad=True)
-            for y in (x.softmax(dim=0), x.log_softmax(dim=0), x.logsumexp(dim=0), (-x).softmax(dim=0), (-x).logsumexp(dim=0), x.sigmoid()):
+            for y in (x.softmax(dim=0), x.log_softmax(dim=0), x.logsumexp(dim=0), (-x).softmax(dim=0),
+                (-x).logsumexp(dim=0), x.sigmoid()):
                 x.grad = None
                 assert np.isfinite(y.data).all()
                 y.sum().backward()
@@ -331,10 +340,12 @@ class TestViews:
     def test_what_can_be_a_view_is_one(self):
         x = leaf(3, 1, 4)
         for name, view in {
-            "reshape": x.reshape(4, 3), "view": x.view(-1), "permute": x.permute(2, 0, 1), "transpose": x.transpose(0, 2), "T": x.T,
+            "reshape": x.reshape(4, 3), "view": x.view(-1), "permute": x.permute(2, 0, 1),
+            "transpose": x.transpose(0, 2), "T": x.T,
             "mT": x.mT, "expand": x.expand(3, 5, 4), "squeeze": x.squeeze(), "unsqueeze": x.unsqueeze(0), "flatten": x.flatten(),
             "slice": x[1:], "integer": x[0], "one number": x[0, 0, 0], "None": x[None], "...": x[..., 1], "detach": x.detach(),
-            "split": split(x, 2)[1], "chunk": chunk(x, 2, dim=2)[1], "requires_grad_": x.requires_grad_(), "contiguous": x.contiguous(),
+            "split": split(x, 2)[1], "chunk": chunk(x, 2, dim=2)[1], "requires_grad_": x.requires_grad_(),
+            "contiguous": x.contiguous(),
             "numpy": x.detach().numpy(), "iter": next(iter(x)), "as_tensor": as_tensor(x), "stride": x[:, :, ::-2],
         }.items():  # fmt: skip
             assert np.shares_memory(view if isinstance(view, np.ndarray) else view.data, x.data), name
@@ -342,15 +353,19 @@ class TestViews:
     def test_what_must_be_a_copy_is_one(self):
         x = leaf(3, 4)
         for name, copied in {
-            "clone": x.clone(), "flip": x.flip(0), "array": x[np.array([0, 1])], "add": x + 0.0, "pos": x * 1.0, "tensor": tensor(x.data),
-            "Tensor": Tensor(x.data), "cat": cat([x]), "stack": stack([x]), "masked_fill": x.masked_fill(x > 9, 0.0), "pad": pad(x, pad=()),
-            "cumsum": x.cumsum(dim=0), "sum": x.sum(dim=()), "deepcopy": copy.deepcopy(x), "to": x.float(), "relu": x.relu(), "einsum": einsum("ij,->ij", x, 1.0),
+            "clone": x.clone(), "flip": x.flip(0), "array": x[np.array([0, 1])], "add": x + 0.0, "pos": x * 1.0,
+            "tensor": tensor(x.data),
+            "Tensor": Tensor(x.data), "cat": cat([x]), "stack": stack([x]), "masked_fill": x.masked_fill(x > 9, 0.0),
+            "pad": pad(x, pad=()),
+            "cumsum": x.cumsum(dim=0), "sum": x.sum(dim=()), "deepcopy": copy.deepcopy(x), "to": x.float(),
+            "relu": x.relu(), "einsum": einsum("ij,->ij", x, 1.0),
         }.items():  # fmt: skip
             assert not np.shares_memory(copied.data, x.data), name
 
     def test_zero_copy_only_where_asked(self):
         array = np.ones(3, "f4")
-        for make, shared_ in [(tensor, False), (Tensor, False), (from_numpy, True), (as_tensor, True), (lambda a: Tensor(a, copy=False), True)]:
+        for make, shared_ in [(tensor, False), (Tensor, False), (from_numpy, True), (as_tensor, True),
+            (lambda a: Tensor(a, copy=False), True)]:
             assert np.shares_memory(make(array).data, array) is shared_
 
     def test_view_refuses_to_copy(self):
@@ -366,7 +381,8 @@ class TestViews:
 class TestPython:
     def test_protocols(self):
         x = tensor([[1.0, 2.0], [3.0, 4.0]])
-        assert len(x) == 2 and [row.tolist() for row in x] == [[1, 2], [3, 4]] and x.numel() == 4 and x.size() == (2, 2) == x.shape
+        assert len(x) == 2 and [row.tolist() for row in x] == [[1, 2], [3, 4]] and x.numel() == 4 and x.size() == (2,
+            2) == x.shape
         assert float(x[0, 0]) == 1 and int(x[1, 1]) == 4 and bool(x[0, 0]) and [10, 20, 30][tensor(1)] == 20
         assert x.tolist() == [[1, 2], [3, 4]] and np.asarray(x).tolist() == x.tolist() and x.ndim == x.dim() == 2
         assert len({x, x.detach()}) == 2

@@ -351,7 +351,7 @@ class TestGradients:
         def too_few(a, b):
             return a + b, (lambda g: g,)
 
-        with pytest.raises(ValueError, match="too_few: 2 inputs, but 1"):
+        with pytest.raises(ValueError, match=r"too_few: 2 inputs, but 1"):
             too_few(leaf(2), leaf(2))
 
 
@@ -428,7 +428,7 @@ class TestNoGrad:
     def test_leaves_may_be_changed_in_place_under_it_only(self):
         x = leaf(3)
         before = x.data.copy()
-        with pytest.raises(RuntimeError, match="setitem.*leaf"):
+        with pytest.raises(RuntimeError, match=r"setitem.*leaf"):
             x[0] = 5.0
         np.testing.assert_array_equal(x.data, before)
         with no_grad():
@@ -512,7 +512,8 @@ ORDER = """
 
 
 def test_the_order_of_traversal_does_not_depend_on_addresses():
-    runs = [in_a_fresh_process(ORDER.format(junk=junk), PYTHONHASHSEED=seed) for junk, seed in ((0, "1"), (12_345, "2"), (777, "3"))]
+    runs = [in_a_fresh_process(ORDER.format(junk=junk), PYTHONHASHSEED=seed) for junk,
+        seed in ((0, "1"), (12_345, "2"), (777, "3"))]
     assert len(set(runs)) == 1
     assert int(runs[0].split()[0]) > 90
 
@@ -590,7 +591,7 @@ def test_setitem_that_fails_changes_nothing():
     for target in (x, recorded):
         before, node = target.data.copy(), target.grad_fn
         for index, value in ((5, 0.0), ((0, 0, 0), 0.0), (slice(None), Tensor(np.ones(4)))):
-            with pytest.raises((IndexError, ValueError), match="setitem|index_put"):
+            with pytest.raises((IndexError, ValueError), match=r"setitem|index_put"):
                 target[index] = value
         np.testing.assert_array_equal(target.data, before)
         assert target.grad_fn is node

@@ -87,7 +87,8 @@ CASES = {  # name: [(inputs, options), ...]; an input is a shape to be drawn, or
     ],
     "reshape": alone((3, 4), (2, 6), shape=(4, 3)) + alone((3, 4), (2, 3, 2), shape=(-1, 2)) + alone((1,), (), shape=())
     + alone((0, 3), shape=(3, 0)),
-    "permute": alone((2, 3, 4), dims=(2, 0, 1)) + alone((2, 3, 4), dims=(-1, 0, -2)) + alone((3,), dims=(0,)) + alone((), dims=()),
+    "permute": alone((2, 3, 4), dims=(2, 0, 1)) + alone((2, 3, 4), dims=(-1, 0, -2)) + alone((3,),
+        dims=(0,)) + alone((), dims=()),
     "transpose": alone((2, 3), (4, 1), dim0=0, dim1=1) + alone((2, 3, 4), dim0=-1, dim1=0) + alone((2, 3), dim0=1, dim1=1),
     "expand": alone((3, 1), (1, 1), (1,), (), (4,), shape=(3, 4)) + alone((1, 3), shape=(2, 5, -1)) + alone((1, 2), shape=(0, 2)),
     "squeeze": alone((1, 3, 1), (3,), (1,), ()) + alone((1, 3, 1), (3, 1), dim=-1) + alone((1, 3, 1, 2), dim=(0, 1, 2)),
@@ -101,12 +102,14 @@ CASES = {  # name: [(inputs, options), ...]; an input is a shape to be drawn, or
             (1, np.array([0, 0, 3])), (np.array([[0], [2]]), np.array([1, 1])), (slice(None), MASK[0]), (),
         )
     ] + [(((3, 4, 2),), {"index": index}) for index in (
-        (0, slice(None), np.array([1, 1, 0])), (np.array([2, 2]), slice(None), np.array([0, 0])), (slice(None), 1, np.array([0, 0])),
+        (0, slice(None), np.array([1, 1, 0])), (np.array([2, 2]), slice(None), np.array([0, 0])),
+        (slice(None), 1, np.array([0, 0])),
         (Ellipsis, np.array([0, 0])), np.resize(np.array([0, 2, 2, -3]), 150), (slice(None), None, np.array([3, 3])),
     )],
     "index_put": [
         (((3, 4), value), {"index": index}) for index, value in (
-            (0, (4,)), (1, ()), (slice(0, 2), (2, 4)), (slice(0, 2), (1, 4)), ((slice(None), 1), (3,)), (np.array([2, 0]), (2, 4)),
+            (0, (4,)), (1, ()), (slice(0, 2), (2, 4)), (slice(0, 2), (1, 4)), ((slice(None), 1), (3,)),
+            (np.array([2, 0]), (2, 4)),
             (MASK, ()), (MASK, (6,)), ((1, 2), 5.0),
         )
     ],
@@ -120,10 +123,13 @@ CASES = {  # name: [(inputs, options), ...]; an input is a shape to be drawn, or
     **{name: alone((3, 4), (4, 3)) + alone((2, 3, 3), diagonal=1) + alone((3, 3), diagonal=-1) for name in ("tril", "triu")},
     "einsum": [
         (shapes, {"equation": equation}) for equation, *shapes in (
-            ("ij,jk->ik", (2, 3), (3, 4)), ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ii->i", (3, 3)), ("ii", (3, 3)), ("i,j->ij", (2,), (3,)),
+            ("ij,jk->ik", (2, 3), (3, 4)), ("ij->ji", (2, 3)), ("ij->", (2, 3)), ("ii->i", (3, 3)), ("ii", (3, 3)),
+            ("i,j->ij", (2,), (3,)),
             ("bij,bjk->bik", (2, 3, 2), (2, 2, 4)), ("...ij,jk", (2, 2, 3), (3, 2)), ("i,i,i->", (3,), (3,), (3,)),
-            ("ij,ij->i", (3, 4), (3, 4)), ("ij,kj", (2, 3), (4, 3)), ("i,ij->j", (1,), (3, 4)), ("iij->j", (3, 3, 2)), ("ij,k->k", (2, 3), (2,)),
-            ("bhqd,bhkd->bhqk", (2, 1, 3, 2), (2, 1, 4, 2)), ("...,...->...", (3, 2), (2,)), ("ij->ij", (2, 0)), (",i->i", (), (3,)),
+            ("ij,ij->i", (3, 4), (3, 4)), ("ij,kj", (2, 3), (4, 3)), ("i,ij->j", (1,), (3, 4)), ("iij->j", (3, 3, 2)),
+            ("ij,k->k", (2, 3), (2,)),
+            ("bhqd,bhkd->bhqk", (2, 1, 3, 2), (2, 1, 4, 2)), ("...,...->...", (3, 2), (2,)), ("ij->ij", (2, 0)),
+            (",i->i", (), (3,)),
         )
     ],
     "to": alone((3, 4), (), dtype=np.dtype("float64")),
@@ -346,7 +352,7 @@ class TestGradcheck:
             lambda g, a, b: np.ones_like(g) @ b.T,
             lambda g, a, b: np.full_like(a, np.nan),
         ],
-        ids="transposed forgot-T swapped twice mean sign three-in-a-thousand zero ignores-upstream nan".split(),
+        ids=["transposed", "forgot-T", "swapped", "twice", "mean", "sign", "three-in-a-thousand", "zero", "ignores-upstream", "nan"],
     )
     def test_wrong(self, lifted, by_a):
         product, inputs = self.product(lifted, by_a, lambda g, a, b: a.T @ g)

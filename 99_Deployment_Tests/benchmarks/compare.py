@@ -35,5 +35,5 @@ def ratios(seconds):
 
 
 def shown(ratio):
-    """A ratio as ``0.52 (0.48 to 0.60)``; a dash where there is none."""
-    return "-" if ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(*ratio)
+    """A ratio as ``0.52 (0.48 to 0.60)``; a dash where there is none; text as it is."""
+    return "-" if ratio is None else ratio if isinstance(ratio, str) else "{:.2f} ({:.2f} to {:.2f})".format(*ratio)

@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ SIZES, BATCH = (784, 256, 128, 10), 128
 def data():
     """The same numbers for everyone: pictures, classes, and the weights (out, in) of each layer."""
     rng = np.random.default_rng(0)
-    weights = [rng.uniform(-1, 1, (b, a)).astype(np.float32) / np.float32(a**0.5) for a, b in zip(SIZES, SIZES[1:], strict=False)]
+    weights = [rng.uniform(-1, 1, (b, a)).astype(np.float32) / np.float32(a**0.5) for a, b in pairwise(SIZES)]
     return rng.random((BATCH, SIZES[0]), np.float32), rng.integers(0, SIZES[-1], BATCH), weights
 
 
@@ -35,7 +36,7 @@ def ours():
     x, y, weights = data()
     model = Sequential(Linear(784, 256), ReLU(), Linear(256, 128), ReLU(), Linear(128, 10))
     for layer, weight in zip((model[0], model[2], model[4]), weights, strict=True):
-        layer.weight.data[...] = weight
+        layer.weight.data[...], layer.bias.data[...] = weight, 0
     optimizer, x = Adam(model.parameters()), Tensor(x)
 
     def step():
@@ -59,6 +60,7 @@ def pytorch():
     with torch.no_grad():
         for layer, weight in zip((model[0], model[2], model[4]), weights, strict=True):
             layer.weight.copy_(torch.from_numpy(weight))
+            layer.bias.zero_()
     optimizer, x, y = torch.optim.Adam(model.parameters()), torch.from_numpy(x), torch.from_numpy(y)
 
     def step():
@@ -97,8 +99,9 @@ def hips_autograd():
         for p, g, (m, v) in zip(parameters, gradients, means, strict=True):
             m += np.float32(0.1) * (g - m)
             v += np.float32(0.001) * (g * g - v)
-            rate = 1e-3 * (1 - 0.999 ** count[0]) ** 0.5 / (1 - 0.9 ** count[0])
-            p -= np.float32(rate) * m / (np.sqrt(v) + np.float32(1e-8))
+            correction = (1 - 0.999 ** count[0]) ** 0.5
+            rate, eps = 1e-3 * correction / (1 - 0.9 ** count[0]), 1e-8 * correction
+            p -= np.float32(rate) * m / (np.sqrt(v) + np.float32(eps))
         return float(value)
 
     return step
@@ -110,7 +113,7 @@ def nptensor():
 
     x, y, weights = data()
     parameters = [Tensor(p) for w in weights for p in (w.T.copy(), np.zeros((1, w.shape[0]), np.float32))]
-    means = [(np.zeros_like(p.data), np.zeros_like(p.data)) for p in parameters]
+    means = [(np.zeros_like(p.matrix), np.zeros_like(p.matrix)) for p in parameters]
     target, count = Tensor(np.eye(10, dtype=np.float32)[y] / np.float32(-BATCH)), [0]
 
     def step():
@@ -127,9 +130,10 @@ def nptensor():
             g = p.grad
             m += np.float32(0.1) * (g - m)
             v += np.float32(0.001) * (g * g - v)
-            rate = 1e-3 * (1 - 0.999 ** count[0]) ** 0.5 / (1 - 0.9 ** count[0])
-            p.data -= np.float32(rate) * m / (np.sqrt(v) + np.float32(1e-8))
-        return float(loss.data)
+            correction = (1 - 0.999 ** count[0]) ** 0.5
+            rate, eps = 1e-3 * correction / (1 - 0.9 ** count[0]), 1e-8 * correction
+            p.matrix -= np.float32(rate) * m / (np.sqrt(v) + np.float32(eps))
+        return float(loss.matrix.sum())
 
     return step
 
