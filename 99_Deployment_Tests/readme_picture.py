@@ -10,7 +10,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [  # each figure by its notebook and its cell; those of one row get one height
     [("02_Scalar_Autograd/scalar_autograd.ipynb", "finished")],
-    [("01_Perceptrons_Rosenblatt/perceptron.ipynb", "digits-weights"), ("03_Scalar_MLP/scalar_mlp.ipynb", "spiral-draw")],
+    [("01_Perceptrons_Rosenblatt/perceptron.ipynb", "digits-weights"), ("03_Scalar_MLP/scalar_mlp.ipynb", "spiral-pictures")],
 ]
 WIDTH, GAP = 1200, 16
 
