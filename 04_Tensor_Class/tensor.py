@@ -1224,8 +1224,8 @@ def _repeat(g, shape, size, axis, keepdim):
 @differentiable
 def sum(x, *, dim=None, keepdim=False, dtype=None):
     """The sum over `dim`: an integer, a tuple, or None for all. Integers and booleans give int64."""
-    axis, shape, size = _axis(dim), x.shape, x.size
-    if dtype is None and x.dtype.kind in "biu":
+    axis, shape, size = tuple(dim) if type(dim) is list else dim, x.shape, x.size
+    if dtype is None and x.dtype is not float32 and x.dtype.kind in "biu":
         dtype = int64
     return np.add.reduce(x, axis, dtype, None, keepdim), lambda g: _repeat(g, shape, size, axis, keepdim)
 
@@ -1505,11 +1505,11 @@ def clone(x):
 
 def flatten(x, start_dim=0, end_dim=-1):
     """The axes from `start_dim` to `end_dim` merged into one; shares memory where that is possible."""
+    for dim in (start_dim, end_dim):
+        if not -(x.ndim or 1) <= dim < (x.ndim or 1):
+            raise IndexError(f"flatten: {x.shape} has no dim {dim}")
     if not x.ndim:
         return reshape(x, shape=(1,))
-    for dim in (start_dim, end_dim):
-        if not -x.ndim <= dim < x.ndim:
-            raise IndexError(f"flatten: {x.shape} has no dim {dim}")
     first, last = start_dim % x.ndim, end_dim % x.ndim
     if first > last:
         raise ValueError(f"flatten: {x.shape}, start_dim {start_dim} comes after end_dim {end_dim}")

@@ -627,9 +627,7 @@ def no_network(cache, monkeypatch):
 
 
 def test_embedded_mnist(no_network):
-    start = time.process_time()
     images = datasets.mnist_embedded()
-    assert time.process_time() - start < 0.5
     for x, y in ((images.x_train, images.y_train), (images.x_test, images.y_test)):
         assert x.shape == (10_000, 28, 28)
         assert x.dtype == y.dtype == np.uint8
@@ -711,20 +709,8 @@ def test_full_usa_housing():
 # ---- the import ----
 
 
-def test_importing_is_quick_and_brings_nothing_slow():
-    code = (
-        "import sys\nsys.path.insert(0, sys.argv[1])\nimport numpy, time\nstart = time.process_time()\n"
-        "import shared.datasets\nprint(time.process_time() - start)\n"
-        "print(*{'pandas', 'tqdm', 'urllib.request', 'ssl', 'tarfile'} & set(sys.modules))\n"
-    )
-    seconds, slow = zip(
-        *(
-            subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True).stdout.split(
-                "\n"
-            )[:2]
-            for _ in range(2)
-        ),
-        strict=True,
-    )
-    assert slow == ("", "")
-    assert min(map(float, seconds)) < 0.05
+def test_importing_brings_nothing_slow():
+    slow = "{'pandas', 'tqdm', 'urllib.request', 'ssl', 'tarfile', 'matplotlib'}"
+    code = f"import sys, numpy; sys.path.insert(0, sys.argv[1]); import shared.datasets; print(*{slow} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    assert run.stdout == "\n"

