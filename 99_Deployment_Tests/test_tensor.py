@@ -198,6 +198,8 @@ class TestTypes:
         assert (whole + 1).dtype == np.int64 and whole.sum().dtype == np.int64 and (whole > 1).sum().dtype == np.int64
         assert (whole > 1).dtype == bool
         assert whole.float().softmax(dim=0).dtype == np.float32
+        assert where(whole > 1, 2.5, 0.0).dtype == np.float32 == where(whole > 1, whole, 0.5).dtype
+        assert einsum("i,i->", whole, ones(3)).dtype == np.float32 == einsum("i,->i", whole, 0.5).dtype
 
     def test_integers_cannot_require_gradients(self):
         for make in (lambda: tensor([1, 2], requires_grad=True), lambda: Tensor([True], requires_grad=True),

@@ -929,7 +929,7 @@ def test_the_stored_mnist_network_reaches_its_figure():
 
 
 def test_the_stored_housing_network_is_as_good_as_the_line():
-    assert stored("usa_housing_mlp")["figure"]["r2"] == pytest.approx(0.9185, abs=6e-4)
+    assert stored("usa_housing_mlp")["figure"]["r2"] >= 0.9185
 
 
 @pytest.mark.skipif(not datasets.is_cached("usa_housing"), reason="needs the usa_housing table in the cache")
@@ -939,7 +939,8 @@ def test_the_script_trains_resumes_and_writes(tmp_path):
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, timeout=120,
                           env={**__import__("os").environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
-    assert set(load(tmp_path / "usa_housing_mlp.safetensors")) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    names = {f"{part}.{kind}" for part in ("line", "bend.0", "bend.2") for kind in ("weight", "bias")}
+    assert set(load(tmp_path / "usa_housing_mlp.safetensors")) == names
     assert len(json.loads((tmp_path / "usa_housing_mlp.json").read_text())["curve"]["train_loss"]) == 2
 
 

@@ -290,6 +290,7 @@ def test_nothing_given_is_changed_and_no_gradient_is_shared(name):
         given = upstream.copy()
         result.backward(given, retain_graph=True)
         value, found = result.data.copy(), [tensors[i].grad for i in places]
+        assert result.grad is None  # only leaves keep a gradient
         for i, gradient in enumerate(found):
             assert gradient.flags.writeable, f"{name}: a gradient that cannot be added to"
             for other in [given, result.data, *found[:i], *(t.data for t in tensors if isinstance(t, Tensor))]:
