@@ -86,7 +86,7 @@ def small_file(notebook, path):
 
 
 def common_setup(notebook, path):
-    """The first code cell, or the second where the picture of what will be built comes first, is the setup cell."""
+    """Every notebook has the course's setup cell, letter for letter."""
     if not any(cell.id == "setup" and cell.source == SETUP for cell in notebook.cells):
         yield "there is no cell 'setup' that is the course's setup cell, letter for letter"
 

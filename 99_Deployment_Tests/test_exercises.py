@@ -8,7 +8,7 @@ from shared.checks import NOT_ATTEMPTED, Exercise, Mistake, check, exercises, gr
 
 CHAPTERS = [folder.name[:2] for folder in CHAPTER_FOLDERS if (folder / "exercises.py").exists()]
 ALL = [exercise for chapter in CHAPTERS for exercise in exercises(chapter).values()]
-OBJECTIVES = {1, 2, 3}
+STARS = {1, 2, 3}
 
 
 @pytest.mark.parametrize("exercise", ALL, ids=lambda exercise: exercise.id)
@@ -26,7 +26,7 @@ def test_exercise(exercise):
         assert mistake.diagnosis in verdict.message
         said.append(verdict.message)
     assert len(set(said)) == len(said), "two mistakes get the same words"
-    assert exercise.stars in OBJECTIVES and exercise.minutes > 0 and exercise.title and exercise.objective
+    assert exercise.stars in STARS and exercise.minutes > 0 and exercise.title and exercise.objective
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

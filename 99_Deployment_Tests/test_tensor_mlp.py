@@ -1,6 +1,7 @@
 """Chapter 05 against PyTorch, against its unfused twins, and against bad input, interruption and damaged files."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -937,7 +938,7 @@ def test_the_script_trains_resumes_and_writes(tmp_path):
     run = [sys.executable, str(CHAPTER / "train.py"), "usa_housing", "--epochs", "2", "--out", str(tmp_path), "--fresh",
            "--seed", "99"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=ROOT, timeout=120,
-                          env={**__import__("os").environ, "PYTHONPATH": str(ROOT)})
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     names = {f"{part}.{kind}" for part in ("line", "bend.0", "bend.2") for kind in ("weight", "bias")}
     assert set(load(tmp_path / "usa_housing_mlp.safetensors")) == names
