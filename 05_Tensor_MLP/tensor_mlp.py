@@ -12,6 +12,7 @@ import numpy as np
 
 from shared.scalar_mlp import Module, Optimizer, data_of
 from shared.tensor import Tensor, default_generator, differentiable, no_grad, relu, sigmoid, tanh
+from shared.threads import parallel_for
 
 __all__ = [
     "GELU",
@@ -275,13 +276,18 @@ def gelu(x, *, approximate="none"):
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate is 'none' or 'tanh', got {approximate!r}")
     rule = _gelu_tanh if approximate == "tanh" else _gelu_exact
-    flat = x.reshape(-1) if x.dtype.kind == "f" else x.reshape(-1).astype(np.float32)
-    y, slope = np.empty_like(flat), np.empty_like(flat)
-    for start in range(0, flat.size, _PIECE):
-        piece = slice(start, start + _PIECE)
-        rule(flat[piece], y[piece], slope[piece])
-    slope = slope.reshape(x.shape)
-    return y.reshape(x.shape), lambda g: g * slope
+    x = x if x.dtype.kind == "f" else x.astype(np.float32)
+    if not np.may_share_memory(x.ravel(order="K"), x):
+        x = x.copy(order="K")  # without gaps
+    y, slope = np.empty_like(x), np.empty_like(x)
+    flat = [a.ravel(order="K") for a in (x, y, slope)]  # the same memory, in the order in which it lies there
+
+    def some(start, stop):
+        for first in range(start, stop, _PIECE):
+            rule(*(a[first : min(first + _PIECE, stop)] for a in flat))
+
+    parallel_for(some, x.size, least=1 << 16)
+    return y, lambda g: g * slope
 
 
 def _gelu_exact(x, y, slope):

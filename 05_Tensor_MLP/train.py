@@ -8,16 +8,10 @@ same parameters; ``--fresh`` begins anew. Beside the weights, NAME.safetensors, 
 minutes, the curve, and the figure that was reached.
 """
 
-import argparse
-import json
-import shutil
-from pathlib import Path
-from time import perf_counter
-
 import numpy as np
-from tqdm import tqdm
 
 from shared import datasets
+from shared.runs import fit, main
 from shared.scalar_mlp import Module
 from shared.tensor import manual_seed, no_grad
 from shared.tensor_mlp import (
@@ -34,11 +28,8 @@ from shared.tensor_mlp import (
     cross_entropy,
     mse_loss,
     random_shift,
-    save,
 )
 from shared.traditional_ml import StandardScaler, r2_score, train_test_split
-
-CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 def mnist_mlp():
@@ -115,49 +106,8 @@ def train_usa_housing(seed, epochs, folder):
     }
 
 
-def fit(trainer, train, validation, epochs):
-    """Run or resume a training with a progress bar; returns the minutes of all its sittings together."""
-    if trainer.resume():
-        print(f"resumed after epoch {trainer.epoch}")
-    clock = trainer.folder / "minutes.json"
-    before, start = (json.loads(clock.read_text()) if clock.exists() else 0.0), perf_counter()
-    trainer.progress = lambda batches, desc: tqdm(batches, desc=f"{desc}/{epochs}", leave=False)
-
-    def report(trainer):
-        clock.write_text(json.dumps(before + (perf_counter() - start) / 60))
-        tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in trainer.history.epochs[-1].items()))
-
-    trainer.on_epoch = report
-    trainer.fit(train, validation, epochs=epochs)
-    return round(json.loads(clock.read_text()), 1)
-
-
 RUNS = {"mnist": (train_mnist, "mnist_mlp", 40), "usa_housing": (train_usa_housing, "usa_housing_mlp", 40)}
 
 
-def main():
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", choices=RUNS)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--out", type=Path, default=CHECKPOINTS, help="folder for the weights and their record")
-    parser.add_argument("--fresh", action="store_true", help="forget an unfinished run")
-    options = parser.parse_args()
-    train, name, epochs = RUNS[options.data]
-    folder = datasets.cache_folder() / "runs" / f"05_{name}_{options.seed}"
-    if options.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    model, trainer, record = train(options.seed, options.epochs or epochs, folder)
-    columns = [column for column in trainer.history.epochs[-1] if column not in ("epoch", "step", "lr")]
-    record["curve"] = {column: [round(float(v), 4) for v in trainer.history.column(column)] for column in columns}
-    options.out.mkdir(parents=True, exist_ok=True)
-    save(model.state_dict(), options.out / f"{name}.safetensors", {"trained by": f"train.py {options.data}"})
-    (options.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(folder)
-    print(record["figure"], f"after {record['minutes']} minutes")
-
-
 if __name__ == "__main__":
-    main()
+    main(__file__, __doc__.split("\n")[0], RUNS)
