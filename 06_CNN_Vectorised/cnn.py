@@ -150,7 +150,7 @@ def _least(*sizes):
     return 1 + int(1e7 / max(1, prod(sizes)))
 
 
-def _convolve(x, weight, windows):
+def _convolve(x, weight, windows, bias=None):
     """Convolution of pictures (N, H, W, C) with weight (O, C, kh, kw): (N, rows, columns, O)."""
     outputs = len(weight)
     matrix = weight.transpose(2, 3, 1, 0).reshape(-1, outputs)  # (kh * kw * C, O)
@@ -159,6 +159,8 @@ def _convolve(x, weight, windows):
     def some(start, stop):
         for part, columns in _column_blocks(x, windows, start, stop):
             np.matmul(columns, matrix, out=out[part].reshape(-1, outputs))
+            if bias is not None:
+                out[part] += bias
 
     parallel_for(some, len(x), _least(*windows.count, len(matrix), outputs + 16))
     return out
@@ -250,9 +252,8 @@ def _joined(parts):
 def _conv2d(x, weight, bias, *, windows, groups):
     """`conv2d` as one operation, group by group."""
     inputs, kernels = _channel_groups(_nhwc(x), groups), np.split(weight, groups)
-    out = _joined([_convolve(*each, windows) for each in zip(inputs, kernels, strict=True)])
-    if bias is not None:
-        out += bias
+    shifts = [None] * groups if bias is None else np.split(bias, groups)
+    out = _joined([_convolve(part, kernel, windows, shift) for part, kernel, shift in zip(inputs, kernels, shifts, strict=True)])
 
     def pullback(g, wanted):
         g = _nhwc(g)
@@ -490,28 +491,54 @@ def adaptive_avg_pool2d(input, output_size):
     return _adaptive_avg_pool2d(input, size=_pair(output_size, "adaptive_avg_pool2d: output_size", 1))
 
 
-def _in_rows(work, rows):
-    """Call ``work(slice)`` for pieces of `rows` (M, C) that stay in the cache, shared out over the threads."""
-    each = rows[:1].nbytes
+def _piece(rows):
+    """How many rows (M, C) are worked on at a time: not much more than the cache holds, but enough to make each step worth
+    its while, since threads wait for one another at the start of every NumPy function."""
+    return max(1, 2 * _CACHE // max(1, rows[:1].nbytes))
 
+
+def _in_pieces(work, rows):
+    """Call ``work(slice)`` for pieces of `rows` (M, C), shared out over the threads."""
     def some(start, stop):
-        for part in _blocks(start, stop, each):
-            work(part)
+        for first in range(start, stop, _piece(rows)):
+            work(slice(first, min(first + _piece(rows), stop)))
 
-    parallel_for(some, len(rows), _least(rows.shape[1]) // 16 + 1)
+    parallel_for(some, len(rows), 1 + _least(rows.shape[1]) // 16)
 
 
-def _column_sums(rows, *products):
-    """Sums over the rows of arrays (M, C): of each function in `products`, called with a slice of rows, in one pass."""
+def _tiled(rows, *vectors):
+    """Each vector (C,) repeated for a piece of `rows`: equal shapes are several times faster than broadcasting a short vector."""
+    return [np.tile(np.asarray(v, rows.dtype), (min(len(rows), _piece(rows)), 1)) for v in vectors]
+
+
+def _column_sums(rows, parts):
+    """Sums along the columns of the arrays (m, C) that ``parts(slice)`` returns for a piece of `rows`, over all pieces."""
     sums = []
 
     def work(part):
-        found = [product(part) for product in products]
+        found = parts(part)
         ones = np.ones(len(found[0]), rows.dtype)
-        sums.append((part.start, np.stack([ones @ piece for piece in found])))
+        sums.append((part.start, np.stack([ones @ piece for piece in found])))  # as products: faster than sum(0)
 
-    _in_rows(work, rows)
+    _in_pieces(work, rows)
     return _summed(sums)
+
+
+def _moments(rows):
+    """Mean and variance of each column of rows (M, C), in one pass.
+
+    The sums are those of differences from a guess, the mean of a few rows, so that a large mean costs no digits.
+    Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, equation 1.6.
+    """
+    guess = rows[:: 1 + len(rows) // 64].mean(0)
+    (tiled,) = _tiled(rows, guess)
+
+    def parts(part):
+        off = rows[part] - tiled[: part.stop - part.start]
+        return off, off * off
+
+    first, second = _column_sums(rows, parts) / len(rows)
+    return guess + first, np.maximum(second - first * first, 0)
 
 
 def _as_rows(x):
@@ -527,38 +554,44 @@ def _from_rows(rows, shape):
 @differentiable
 def _batch_norm(x, weight, bias, *, mean, var, eps, training):
     """(x - mean) / sqrt(var + eps) weight + bias for each channel; `training` says that mean and var are those of x."""
-    shape, rows = x.shape, _as_rows(x)
-    r = 1 / np.sqrt(var + eps)
+    shape, rows, r = x.shape, _as_rows(x), 1 / np.sqrt(var + eps)
     scale = r if weight is None else r * weight
     y = np.empty(rows.shape, np.result_type(rows, scale))
+    centre, wide, shift = _tiled(rows, mean, scale, 0 * mean if bias is None else bias)
 
     def normalise(part):
-        np.subtract(rows[part], mean, out=y[part])
-        y[part] *= scale
-        if bias is not None:
-            y[part] += bias
+        m = part.stop - part.start
+        np.subtract(rows[part], centre[:m], out=y[part])
+        y[part] *= wide[:m]
+        y[part] += shift[:m]
 
-    _in_rows(normalise, rows)
+    _in_pieces(normalise, rows)
+    return _from_rows(y, shape), lambda g, wanted: _batch_norm_back(_as_rows(g), shape, rows, mean, r, scale, training, wanted)
 
-    def pullback(g, wanted):
-        g = _as_rows(g)
-        total, along = _column_sums(g, lambda part: g[part], lambda part: g[part] * (rows[part] - mean))
-        by_square = scale * r * r * along / len(g) if training else 0 * scale
-        constant = scale * total / len(g) if training else 0 * scale
-        dx = np.empty_like(g)
 
-        def send(part):
-            pull = rows[part] - mean
-            pull *= by_square
-            pull += constant
-            np.multiply(g[part], scale, out=dx[part])
-            dx[part] -= pull
+def _batch_norm_back(g, shape, rows, mean, r, scale, training, wanted):
+    """The gradients of `_batch_norm`'s inputs, from the gradient g (M, C) of its output."""
+    centre, wide = _tiled(rows, mean, scale)
 
-        if wanted[0]:
-            _in_rows(send, g)
-        return _from_rows(dx, shape) if wanted[0] else None, along * r if wanted[1] else None, total if wanted[2] else None
+    def parts(part):
+        return g[part], (rows[part] - centre[: part.stop - part.start]) * g[part]
 
-    return _from_rows(y, shape), pullback
+    total, along = _column_sums(g, parts)
+    per = 1 / len(g) if training else 0  # fixed statistics send nothing back
+    by_square, constant = _tiled(rows, scale * r * r * along * per, scale * total * per)
+    dx = np.empty_like(g)
+
+    def send(part):
+        m = part.stop - part.start
+        pull = rows[part] - centre[:m]
+        pull *= by_square[:m]
+        pull += constant[:m]
+        np.multiply(g[part], wide[:m], out=dx[part])
+        dx[part] -= pull
+
+    if wanted[0]:
+        _in_pieces(send, g)
+    return _from_rows(dx, shape) if wanted[0] else None, along * r if wanted[1] else None, total if wanted[2] else None
 
 
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -585,9 +618,7 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
     if not training:
         mean, var = np.array(data_of(running_mean), x.dtype), np.array(data_of(running_var), x.dtype)
         return _batch_norm(input, weight, bias, mean=mean, var=var, eps=eps, training=False)
-    rows = _as_rows(x)
-    mean = _column_sums(rows, lambda part: rows[part])[0] / count
-    var = _column_sums(rows, lambda part: np.square(rows[part] - mean))[0] / count
+    mean, var = _moments(_as_rows(x))
     for running, new in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
         if running is not None:
             running = data_of(running)

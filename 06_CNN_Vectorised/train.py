@@ -123,7 +123,7 @@ def train_cifar10(seed, epochs, folder):
     }
 
 
-RUNS = {"mnist": (train_mnist, "mnist_cnn", 15), "cifar10": (train_cifar10, "cifar10_cnn", 8)}
+RUNS = {"mnist": (train_mnist, "mnist_cnn", 6), "cifar10": (train_cifar10, "cifar10_cnn", 6)}
 
 
 if __name__ == "__main__":
