@@ -121,9 +121,9 @@ _CACHE = 1 << 18  # bytes: a block of about this size stays in a core's second-l
 
 
 def _blocks(start, stop, bytes_each):
-    """Slices that go through start to stop, each of as many pictures as stay in the cache, at least one."""
+    """Slices that go through start to stop, each of as many pictures as stay in the cache, at least one slice."""
     block = max(1, _CACHE // max(1, bytes_each))
-    return [slice(first, min(first + block, stop)) for first in range(start, stop, block)]
+    return [slice(first, min(first + block, stop)) for first in range(start, max(stop, start + 1), block)]
 
 
 def _column_blocks(pictures, windows, start, stop):
@@ -134,8 +134,7 @@ def _column_blocks(pictures, windows, start, stop):
     """
     (_, height, width, channels), (top, left) = pictures.shape, windows.padding
     parts = _blocks(start, stop, prod(windows.count + windows.size) * channels * pictures.itemsize)
-    block = parts[0].stop - start if parts else 0
-    padded = np.zeros((block, height + 2 * top, width + 2 * left, channels), pictures.dtype)
+    padded = np.zeros((parts[0].stop - start, height + 2 * top, width + 2 * left, channels), pictures.dtype)
     view = _window_view(padded, windows)
     columns = np.empty(view.shape, pictures.dtype)
     for part in parts:
@@ -500,7 +499,7 @@ def _piece(rows):
 def _in_pieces(work, rows):
     """Call ``work(slice)`` for pieces of `rows` (M, C), shared out over the threads."""
     def some(start, stop):
-        for first in range(start, stop, _piece(rows)):
+        for first in range(start, max(stop, start + 1), _piece(rows)):
             work(slice(first, min(first + _piece(rows), stop)))
 
     parallel_for(some, len(rows), 1 + _least(rows.shape[1]) // 16)
@@ -669,8 +668,10 @@ class Conv2d(Module):
 
     def extra_repr(self):
         """The sizes, as PyTorch prints them."""
-        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        return f"{sizes}, stride={self.stride}, padding={self.padding}"
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        rest = {"padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        text += "".join(f", {name}={getattr(self, name)}" for name, usual in rest.items() if getattr(self, name) != usual)
+        return text + ("" if self.bias is not None else ", bias=False")
 
 
 def _kernel(first, second, size, bias, outputs, generator):
@@ -697,7 +698,9 @@ class ConvTranspose2d(Module):
             raise ValueError(f"ConvTranspose2d: groups {groups} must divide the channels {in_channels} and {out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _pair(kernel_size, "ConvTranspose2d: kernel_size", 1)
-        self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
+        self.stride, self.dilation = _pair(stride, "ConvTranspose2d: stride", 1), _pair(dilation, "ConvTranspose2d: dilation", 1)
+        self.padding = _pair(padding, "ConvTranspose2d: padding", 0)
+        self.output_padding = _pair(output_padding, "ConvTranspose2d: output_padding", 0)
         self.weight, self.bias = _kernel(in_channels, out_channels // groups, self.kernel_size, bias, out_channels, generator)
 
     def forward(self, x):
@@ -1016,7 +1019,10 @@ class Together(Optimizer):
 
     def load_state_dict(self, state_dict):
         """Take over the state of each, in order. Raises ValueError where their number or groups differ."""
-        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+        states = state_dict["optimizers"]
+        if len(states) != len(self.optimizers):
+            raise ValueError(f"load_state_dict: the state is of {len(states)} optimisers, here are {len(self.optimizers)}")
+        for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
 

@@ -36,7 +36,8 @@ def digits(pictures, labels):
 
 def train_mnist(seed, epochs, folder):
     """Train on 55,000 pictures, watch 5,000, and read the official test set once, at the end."""
-    data, split = datasets.mnist(), 55_000
+    data = datasets.mnist()
+    split = len(data.x_train) * 11 // 12  # 55,000 of the 60,000
     manual_seed(seed)
     model, shifts = mnist_cnn(), np.random.default_rng(seed + 1)
     train = DataLoader((data.x_train[:split], data.y_train[:split]), 128, shuffle=True, generator=shifts,

@@ -501,3 +501,347 @@ def test_a_fused_operation_equals_its_unfused_twin(name):
     (y, found), (value, expected) = (gradients(f, arrays, range(len(arrays))) for f in (fused, unfused))
     for ours, theirs in zip((y.data, *found), (value.data, *expected), strict=True):
         close(ours, theirs, 1e-11)
+
+
+# ---- batch normalisation and dropout ----
+
+
+def norm_layers(dim, dtype=np.float32, **options):
+    """A layer of batch norm for four channels with random weight and bias, ours and PyTorch's."""
+    ours, theirs = {2: BatchNorm1d, 4: BatchNorm2d}[dim](4, **options), getattr(torch.nn, f"BatchNorm{dim // 2}d")(4, **options)
+    if ours.weight is not None:
+        ours.weight.data[...], ours.bias.data[...] = numbers(20, 4), numbers(21, 4)
+    theirs.load_state_dict(to_torch(ours.state_dict()))
+    return ours, theirs
+
+
+def to_torch(state):
+    """A state_dict for PyTorch."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 4, 5, 2)])
+@pytest.mark.parametrize("options", [
+    {}, {"momentum": 0.3, "eps": 1e-2}, {"momentum": None}, {"momentum": 0.0}, {"affine": False}, {"track_running_stats": False},
+], ids=str)
+def test_batch_norm_over_twenty_steps_equals_pytorch(shape, options):
+    """Outputs, gradients and running statistics, then evaluation, then training again."""
+    ours, theirs = norm_layers(len(shape), **options)
+    for step in range(24):
+        for layer in (ours, theirs):
+            layer.train(step not in (20, 21))
+        x = 3 * numbers(step, *shape, dtype=np.float32) + np.float32(step)
+        leaf, other = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+        y, t = ours(leaf), theirs(other)
+        y.backward(numbers(99, *shape, dtype=np.float32))
+        t.backward(torch.from_numpy(numbers(99, *shape, dtype=np.float32)))
+        close(y.data, t.detach(), 2e-5)
+        close(leaf.grad, other.grad, 1e-4)
+        state, expected = ours.state_dict(), theirs.state_dict()
+        assert list(state) == list(expected)
+        for name in expected:
+            assert np.asarray(state[name]).dtype == expected[name].numpy().dtype
+            close(state[name], expected[name], 2e-6, name)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        close(p.grad, q.grad, 1e-4)
+
+
+def test_batch_norm_makes_mean_zero_and_variance_one_and_evaluation_does_not():
+    x = Tensor(5 + 3 * numbers(0, 8, 4, 6, 6, dtype=np.float32))
+    layer = BatchNorm2d(4)
+    y = layer(x).data
+    np.testing.assert_allclose(y.mean((0, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.var((0, 2, 3)), 1, atol=1e-4)
+    before = layer.running_mean.copy()
+    still = layer.eval()(x).data
+    assert abs(still.mean()) > 1  # one step of 0.1 has not brought the running mean from 0 to 5
+    np.testing.assert_array_equal(layer.running_mean, before)
+    assert layer.num_batches_tracked == 1
+
+
+def test_batch_norm_keeps_its_digits_where_the_mean_is_large():
+    """A mean of 1,000 times the deviation costs E(x^2) - E(x)^2 six digits of seven."""
+    x = (1000 + numbers(0, 40, 3, 16, 16)).astype(np.float32)
+    y = batch_norm(Tensor(x), None, None, training=True).data
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean((0, 2, 3), keepdims=True)) / np.sqrt(exact.var((0, 2, 3), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, exact, atol=2e-4)
+    constant = Tensor(np.full((4, 3, 2, 2), 7.7, np.float32), requires_grad=True)
+    y = batch_norm(constant, None, None, training=True)
+    y.backward(numbers(1, 4, 3, 2, 2))
+    assert not y.data.any() and np.isfinite(constant.grad).all()
+
+
+def test_batch_norm_without_running_statistics_normalises_each_batch():
+    layer = BatchNorm2d(4, track_running_stats=False, affine=False).eval()
+    assert layer.state_dict() == {} and not list(layer.parameters())
+    np.testing.assert_allclose(layer(Tensor(9 + numbers(0, 8, 4, 3, 3))).data.mean((0, 2, 3)), 0, atol=1e-9)
+
+
+def test_dropout2d_drops_whole_channels_and_keeps_the_mean():
+    x = Tensor(np.ones((200, 100, 2, 3), np.float32), requires_grad=True)
+    y = dropout2d(x, 0.3, generator=np.random.default_rng(0))
+    channel = y.data.reshape(200, 100, 6)
+    assert (channel == channel[:, :, :1]).all() and set(np.unique(channel)) == {np.float32(0), np.float32(1 / 0.7)}
+    assert np.mean(channel == 0) == pytest.approx(0.3, abs=0.01) and y.data.mean() == pytest.approx(1, abs=0.015)
+    assert (channel[:, :, 0] == 0).any(0).all() and (channel[:, :, 0] == 0).any(1).all()  # not the same ones in every picture
+    y.backward(np.full(y.shape, 2, np.float32))
+    np.testing.assert_array_equal(x.grad, 2 * y.data)
+    assert dropout2d(x, 0.0) is x and dropout2d(x, 0.9, training=False) is x and not dropout2d(x, 1.0).data.any()
+    layer = Dropout2d(0.5)
+    assert (layer(x).data == 0).any() and layer.eval()(x) is x
+    manual_seed(4)
+    first = layer.train()(x).data
+    manual_seed(4)
+    np.testing.assert_array_equal(first, layer(x).data)
+
+
+# ---- layers and whole networks beside PyTorch's ----
+
+
+def test_layers_start_as_in_pytorch_and_are_seeded():
+    for build in (lambda lib, **g: lib.Conv2d(64, 48, (5, 3), groups=2, **g), lambda lib, **g: lib.ConvTranspose2d(64, 48, (5, 3), groups=2, **g)):
+        manual_seed(1)
+        torch.manual_seed(1)
+        ours, theirs = build(cnn), build(torch.nn)
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert p.shape == tuple(q.shape) and p.dtype == np.float32
+            assert p.data.std() == pytest.approx(q.std().item(), rel=0.1 if p.ndim > 1 else 0.35)
+            assert np.abs(p.data).max() == pytest.approx(q.abs().max().item(), rel=0.01 if p.ndim > 1 else 0.1)
+        again = build(cnn, generator=np.random.default_rng(5))
+        np.testing.assert_array_equal(again.weight.data, build(cnn, generator=np.random.default_rng(5)).weight.data)
+        manual_seed(1)
+        np.testing.assert_array_equal(ours.weight.data, build(cnn).weight.data)
+        assert not np.array_equal(ours.weight.data, again.weight.data)
+
+
+@pytest.mark.parametrize("arguments", [
+    ((4, 8, 3), {}), ((4, 8, (3, 2)), {"stride": 2, "padding": (1, 0), "dilation": 2, "groups": 2, "bias": False}),
+    ((4, 8, 3), {"padding": "same"}),
+], ids=str)
+def test_a_convolution_is_printed_as_by_pytorch(arguments):
+    assert repr(Conv2d(*arguments[0], **arguments[1])) == repr(torch.nn.Conv2d(*arguments[0], **arguments[1]))
+
+
+def everything(lib, sequential, relu, linear):
+    """A network with every layer of the chapter, of either library."""
+    return sequential(
+        lib.Conv2d(2, 8, 3, padding=1), lib.BatchNorm2d(8), relu(), lib.MaxPool2d(3, 2, 1), lib.Identity(),
+        lib.Conv2d(8, 12, (3, 2), (1, 2), (0, 1), 2, 2, bias=False), lib.BatchNorm2d(12, affine=False, momentum=None), relu(),
+        lib.ConvTranspose2d(12, 6, 3, 2, 1, 1, 3), lib.AvgPool2d(2, padding=1, count_include_pad=False), lib.Dropout2d(0.0),
+        lib.AdaptiveAvgPool2d((3, 2)), lib.Flatten(), linear(36, 10), lib.BatchNorm1d(10), linear(10, 10))
+
+
+class TorchLeNet(torch.nn.Module):
+    """LeNet-5, with PyTorch's layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = torch.nn.Conv2d(1, 6, 5, padding=2), torch.nn.Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = torch.nn.Linear(400, 120), torch.nn.Linear(120, 84), torch.nn.Linear(84, 10)
+
+    def forward(self, x):
+        """Logits."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2).flatten(1)
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+class TorchBlock(torch.nn.Module):
+    """The basic block of He et al., with PyTorch's layers and torchvision's names."""
+
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(after)
+        self.conv2 = torch.nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(after)
+        self.downsample = None
+        if stride != 1 or before != after:
+            self.downsample = torch.nn.Sequential(torch.nn.Conv2d(before, after, 1, stride, bias=False), torch.nn.BatchNorm2d(after))
+
+    def forward(self, x):
+        """relu(f(x) + x)."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class TorchResNet(torch.nn.Module):
+    """A residual network for small pictures, with PyTorch's layers and torchvision's names."""
+
+    def __init__(self, layers, width):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(width)
+        before = width
+        for i, blocks in enumerate(layers):
+            stage = []
+            for j in range(blocks):
+                stage.append(TorchBlock(before, width << i, 2 if i and not j else 1))
+                before = width << i
+            setattr(self, f"layer{i + 1}", torch.nn.Sequential(*stage))
+        self.fc = torch.nn.Linear(before, 10)
+
+    def forward(self, x):
+        """Logits."""
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        return self.fc(x.mean((2, 3)))
+
+
+def torch_vgg(plan, batch_norm, channels=3, size=32):
+    """The stack of 3 x 3 convolutions, with PyTorch's layers."""
+    layers = []
+    for entry in plan:
+        if entry == "pool":
+            layers.append(torch.nn.MaxPool2d(2))
+            size //= 2
+        else:
+            layers += [torch.nn.Conv2d(channels, entry, 3, padding=1, bias=not batch_norm)]
+            layers += [torch.nn.BatchNorm2d(entry)] * batch_norm + [torch.nn.ReLU()]
+            channels = entry
+    return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(channels * size * size, 10))
+
+
+class TorchWhitenedNet(torch.nn.Module):
+    """The network for CIFAR-10, with PyTorch's layers."""
+
+    def __init__(self, widths):
+        super().__init__()
+        self.whiten = torch.nn.Conv2d(3, 24, 2)
+        self.whiten.weight.requires_grad = False
+        layers, before = [], 24
+        for width in widths:
+            for after in (True, False):
+                norm = torch.nn.BatchNorm2d(width, eps=1e-12, momentum=0.4)
+                norm.weight.requires_grad = False
+                layers += [torch.nn.Conv2d(before, width, 3, padding=1, bias=False), *[torch.nn.MaxPool2d(2)] * after, norm,
+                           torch.nn.GELU()]
+                before = width
+        self.layers = torch.nn.Sequential(*layers, torch.nn.MaxPool2d(3), torch.nn.Flatten())
+        self.head = torch.nn.Linear(before, 10, bias=False)
+
+    def forward(self, x):
+        """Logits."""
+        return self.head(self.layers(F.gelu(self.whiten(x)))) / self.head.in_features
+
+
+PLAN = (8, 8, "pool", 16, "pool")
+NETWORKS = {  # name: (ours, PyTorch's, shape of the pictures)
+    "every layer": (lambda: everything(cnn, Sequential, ReLU, Linear),
+                    lambda: everything(torch.nn, torch.nn.Sequential, torch.nn.ReLU, torch.nn.Linear), (5, 2, 12, 15)),
+    "LeNet": (LeNet, TorchLeNet, (8, 1, 28, 28)),
+    "vgg": (lambda: vgg(PLAN), lambda: torch_vgg(PLAN, True), (8, 3, 32, 32)),
+    "vgg without norm": (lambda: vgg(PLAN, 1, 28, batch_norm=False), lambda: torch_vgg(PLAN, False, 1, 28), (8, 1, 28, 28)),
+    "ResNet": (lambda: ResNet((2, 1, 2), width=8), lambda: TorchResNet((2, 1, 2), 8), (8, 3, 32, 32)),
+    "WhitenedNet": (lambda: WhitenedNet((16, 24, 32)), lambda: TorchWhitenedNet((16, 24, 32)), (8, 3, 32, 32)),
+}
+
+
+def twins(name):
+    """A network of the chapter and PyTorch's own with the same parameters, pictures and labels for both."""
+    ours, theirs, shape = NETWORKS[name]
+    manual_seed(3)
+    ours, theirs = ours(), theirs()
+    state, expected = ours.state_dict(), theirs.state_dict()
+    assert {key: np.shape(a) for key, a in state.items()} == {key: tuple(a.shape) for key, a in expected.items()}
+    assert list(state) == list(expected)
+    theirs.load_state_dict(to_torch(state))
+    return ours, theirs, numbers(0, *shape, dtype=np.float32), np.arange(shape[0]) % 10
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_has_pytorchs_names_loss_and_gradients(name):
+    """Loss, every gradient and the running statistics in float32; then evaluation."""
+    ours, theirs, x, y = twins(name)
+    loss, expected = cross_entropy(ours(Tensor(x)), y), F.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(y))
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    for (key, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None) == (not p.requires_grad)
+        if p.requires_grad:
+            assert np.linalg.norm(p.grad - q.grad.numpy()) <= 1e-4 * q.grad.norm() + 1e-7, key
+    state = theirs.state_dict()
+    for key, array in ours.state_dict().items():
+        close(array, state[key], 1e-5, key)
+    with no_grad():
+        close(ours.eval()(Tensor(x)).data, theirs.eval()(torch.from_numpy(x)).detach(), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["every layer", "ResNet"])
+def test_a_network_trains_as_in_pytorch(name):
+    ours, theirs, x, y = twins(name)
+    settings = {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+    steps = SGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), **settings)
+    for _ in range(6):
+        losses = cross_entropy(ours(Tensor(x)), y), F.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(y))
+        for optimizer, loss in zip(steps, losses, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["every layer", "ResNet", "WhitenedNet"])
+def test_nothing_in_a_training_step_is_float64(name):
+    ours, _, x, y = twins(name)
+    matrices = [p for p in ours.parameters() if p.requires_grad and p.ndim == 4]
+    others = [p for p in ours.parameters() if p.requires_grad and p.ndim != 4]
+    optimizer = Together(Muon(matrices, lr=np.float64(0.1), weight_decay=0.1), SGD(others, lr=0.1, momentum=0.9))
+    loss = cross_entropy(ours(Tensor(x)), y, label_smoothing=0.1)
+    nodes, found = [loss._node], set()
+    while nodes:
+        node = nodes.pop()
+        found.add(node.dtype)
+        nodes += node.parents
+    loss.backward()
+    optimizer.step()
+    found |= {a.dtype for key, a in ours.state_dict().items() if not key.endswith("tracked")}
+    for part in optimizer.optimizers:
+        for p, memory in part.state.items():
+            found |= {p.grad.dtype, *(a.dtype for a in memory.values() if isinstance(a, np.ndarray))}
+    assert found == {np.dtype("float32")}
+
+
+def test_networks_are_what_their_papers_say():
+    count = lambda model: sum(p.data.size for p in model.parameters())
+    assert count(LeNet()) == 61_706 and count(ResNet()) == 272_474 + 2_752 - 2_576 * 0 - 2_752 + 0
+    x = Tensor(numbers(0, 2, 3, 32, 32, dtype=np.float32))
+    with no_grad():
+        assert ResNet((1, 1, 1), num_classes=7, width=4)(x).shape == (2, 7)
+        assert WhitenedNet((8, 8, 8), classes=4)(x).shape == (2, 4)
+        assert vgg((4, "pool"), classes=3)(x).shape == (2, 3)
+        shallow = [m for m in ResNet((5, 5, 5)).modules() if isinstance(m, Conv2d) and m.kernel_size == (3, 3)]
+        assert len(shallow) == 1 + 6 * 5  # with the linear layer, 6 n + 2
+    bn = [m for m in WhitenedNet().modules() if isinstance(m, BatchNorm2d)]
+    assert bn and not any(m.weight.requires_grad for m in bn) and all(m.bias.requires_grad for m in bn)
+
+
+def test_a_convolution_that_starts_as_a_dirac_passes_its_input_on():
+    net = WhitenedNet((30, 20, 20))
+    first, second = net.layers[0], net.layers[4]
+    x = Tensor(numbers(0, 2, 24, 7, 7, dtype=np.float32))
+    np.testing.assert_allclose(first(x).data[:, :24], x.data, atol=1e-6)
+    x = Tensor(numbers(0, 2, 30, 7, 7, dtype=np.float32))
+    np.testing.assert_allclose(second(x).data, x.data, atol=1e-6)
+    assert first.weight.data[24:].any()
+
+
+def test_inference_over_many_pictures_is_bounded_by_one_batch():
+    """Without a graph nothing of one batch is left when the next one comes, and no step needs a column matrix."""
+    model, pictures = vgg((16, 16, "pool", 32, "pool")).eval(), numbers(0, 1600, 3, 32, 32, dtype=np.float32)
+
+    def peak(count):
+        tracemalloc.start()
+        try:
+            with no_grad():
+                out = np.concatenate([model(Tensor(pictures[i : i + 100], copy=False)).data for i in range(0, count, 100)])
+            return tracemalloc.get_traced_memory()[1], out
+        finally:
+            tracemalloc.stop()
+
+    peak(100)
+    (one, first), (many, every) = peak(100), peak(1600)
+    np.testing.assert_array_equal(every[:100], first)
+    assert many < 1.1 * one + every.nbytes
+    assert one < 4 * 100 * 16 * 32 * 32 * 4  # at most four arrays of the largest layer's size at a time

@@ -18,7 +18,7 @@ except ImportError:
 
 __all__ = ["parallel_for", "thread_count"]
 
-_inside = threading.local()  # whether this thread is one of the workers, or waits for them
+_turn = threading.Lock()  # held while the workers are busy: one operation at a time shares its work
 
 
 @cache
@@ -37,33 +37,44 @@ def _workers():
     return ThreadPoolExecutor(thread_count() - 1, "course"), blas
 
 
-def _work(function, start, stop):
-    _inside.busy = True
-    try:
-        function(start, stop)
-    finally:
-        _inside.busy = False
+def _forget():
+    """In a forked process there are no workers, and nobody will give the turn back."""
+    global _turn
+    _turn = threading.Lock()
+    _workers.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def parallel_for(function, count, least=1):
     """Call ``function(start, stop)`` for consecutive pieces of ``range(count)``, one piece for each thread.
 
-    The pieces have at least `least` elements; a single piece, and a call from inside another one, runs right here.
-    Returns when all are done; an exception in any piece is raised here. What the pieces write must not overlap.
+    The pieces have at least `least` elements. A single piece runs right here, and so does a call from inside another
+    one, or while another thread's call is at work. Returns when all are done; an exception in any piece is raised here.
+    What the pieces write must not overlap.
     """
-    pieces = min(thread_count(), count // max(least, 1))
-    if pieces < 2 or getattr(_inside, "busy", False):
+    turn, pieces = _turn, min(thread_count(), count // max(least, 1))
+    if pieces < 2 or not turn.acquire(blocking=False):
         function(0, count)
         return
+    try:
+        _share(function, [count * i // pieces for i in range(pieces + 1)])
+    finally:
+        turn.release()
+
+
+def _share(function, bounds):
+    """One piece here, the others on the workers, with BLAS on one thread until all are done."""
     pool, blas = _workers()
-    bounds = [count * i // pieces for i in range(pieces + 1)]
     before = [library.get_num_threads() for library in blas]
     for library in blas:
         library.set_num_threads(1)
     try:
-        waiting = [pool.submit(_work, function, *piece) for piece in pairwise(bounds[1:])]
+        waiting = [pool.submit(function, *piece) for piece in pairwise(bounds[1:])]
         try:
-            _work(function, 0, bounds[1])
+            function(*bounds[:2])
         finally:
             errors = [future.exception() for future in waiting]  # waits for each of them, also after an error here
     finally:
