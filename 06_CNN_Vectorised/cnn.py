@@ -992,7 +992,7 @@ class Muon(Optimizer):
                 velocity *= momentum
                 velocity += g
                 ahead = g + momentum * velocity if group["nesterov"] else velocity
-                step = orthogonalise(ahead.reshape(len(g), -1), group["ns_steps"])
+                step = orthogonalise(np.ascontiguousarray(ahead).reshape(len(g), -1), group["ns_steps"])
                 p.data *= 1 - lr * decay
                 p.data -= (lr * max(1, step.shape[0] / step.shape[1]) ** 0.5) * step.reshape(g.shape)
 

@@ -20,28 +20,45 @@ __all__ = [
     "GRADIENT",
     "PALETTE",
     "PREDICTION",
+    "SCENES",
     "activation_histograms",
     "array_graph",
+    "block_flow",
     "broadcast_grids",
+    "channel_groups",
+    "coloured_maps",
+    "column_matrix",
     "computation_graph",
     "confusion_matrix",
+    "convolution_step",
     "decision_boundary",
     "descent_path",
     "descent_race",
     "describe",
     "digit_map",
+    "displacement_map",
+    "heat_over",
+    "image_sheet",
+    "kernel_grid",
     "loss_curve",
     "mark_one",
     "matrix",
+    "memory_rows",
+    "painted_scenes",
     "perceptron_update",
     "pictures",
+    "pixel_table",
+    "probability_bars",
     "push_and_pull",
+    "receptive_pyramid",
     "residuals",
     "score_ladder",
+    "spread_and_collect",
+    "training_run",
     "tree_diagram",
     "two_classes",
-    "training_run",
     "use_course_style",
+    "window_taps",
     "worst_mistakes",
 ]
 
@@ -636,3 +653,451 @@ def descent_race(axes, loss, paths, limits):
         ax.plot(*path[-1], marker="*", markersize=13, color=ERROR, markeredgecolor="white")
         ax.set(title=title, xlim=limits[0], ylim=limits[1])
         ax.grid(False)
+
+
+# ---- chapter 06: convolution ----
+
+
+def pixel_table(ax, values, *, signed=False, frame=None, title=None, known=None):
+    """Draw a table of numbers as cells with their values: grey for pixels, or blue and red where `signed`.
+
+    frame : (row, column, height, width) of a window to outline. known : booleans, False where a cell stays empty.
+    """
+    from matplotlib.patches import Rectangle
+
+    values = np.atleast_2d(values)
+    known = np.ones(values.shape, bool) if known is None else known
+    limit = np.abs(values[known]).max(initial=0) or 1
+    shown = np.ma.masked_where(~known, values)
+    low, high, cmap = (-limit, limit, DIVERGING) if signed else (0, 1.6 * limit, "gray_r")
+    ax.imshow(shown, cmap=cmap, vmin=low, vmax=high)
+    for (i, j), value in np.ndenumerate(values):
+        if known[i, j]:
+            ax.text(j, i, f"{value:.3g}".replace("-", "\u2212"), ha="center", va="center", fontsize=9,
+                    color="white" if signed and abs(value) > 0.7 * limit else "black")
+    for edge in range(values.shape[0] + 1):
+        ax.plot([-0.5, values.shape[1] - 0.5], [edge - 0.5] * 2, color="#cccccc", linewidth=0.6)
+    for edge in range(values.shape[1] + 1):
+        ax.plot([edge - 0.5] * 2, [-0.5, values.shape[0] - 0.5], color="#cccccc", linewidth=0.6)
+    if frame is not None:
+        row, column, height, width = frame
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), width, height, fill=False, edgecolor=PREDICTION, linewidth=2.8,
+                               zorder=3))
+    ax.set(xticks=[], yticks=[], xlim=(-0.7, values.shape[1] - 0.3), ylim=(values.shape[0] - 0.3, -0.7))
+    ax.grid(False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    if title is not None:
+        ax.set_title(title, fontsize=10)
+
+
+def convolution_step(axes, picture, kernel, result, place):
+    """Draw one step of a convolution in three axes: the window in the picture, the kernel, the map filled so far.
+
+    result : the whole map (Ho, Wo). place : (row, column) of the number that is computed now.
+    """
+    (row, column), (height, width) = place, kernel.shape
+    order = np.arange(result.size).reshape(result.shape)
+    pixel_table(axes[0], picture, frame=(row, column, height, width), title=f"picture {picture.shape}")
+    pixel_table(axes[1], kernel, signed=True, title=f"kernel {kernel.shape}")
+    pixel_table(axes[2], result, signed=True, frame=(row, column, 1, 1), known=order <= order[place],
+                title=f"map {result.shape}, so far")
+
+
+def window_taps(ax, size, kernel_size, stride=1, padding=0, dilation=1, *, shown=2):
+    """Draw a convolution along one axis: the cells below, padding hatched, the outputs above, the first ones with their taps."""
+    from matplotlib.patches import Rectangle
+
+    outputs = (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
+    for cell in range(-padding, size + padding):
+        inside = 0 <= cell < size
+        ax.add_patch(Rectangle((cell - 0.42, -0.42), 0.84, 0.84, facecolor="#d9d9d9" if inside else "white", edgecolor=DATA,
+                               linewidth=0.8, hatch=None if inside else "////"))
+    reach = dilation * (kernel_size - 1) / 2
+    for output in range(outputs):
+        start = output * stride - padding
+        strong = output < shown
+        colour = PALETTE[(0, 1, 2)[output % 3]]
+        ax.add_patch(Rectangle((start + reach - 0.42, 2.08), 0.84, 0.84, facecolor=colour, edgecolor=DATA, linewidth=0.8,
+                               alpha=0.85 if strong else 0.25))
+        for tap in range(kernel_size) if strong else ():
+            ax.plot([start + tap * dilation, start + reach], [0.45, 2.05], color=colour, linewidth=1.3)
+    ax.text(-padding - 0.7, 0, f"{size}", ha="right", va="center", fontsize=9)
+    ax.text(-padding - 0.7, 2.5, f"{outputs}", ha="right", va="center", fontsize=9)
+    ax.set(xlim=(-padding - 2, size + padding), ylim=(-0.7, 3.2), aspect="equal")
+    ax.set_axis_off()
+
+
+def channel_groups(ax, inputs, outputs, groups):
+    """Draw which input channel reaches which output channel of a convolution with `groups`, each group in its colour."""
+    heights = [np.linspace(1, 0, count) if count > 1 else np.array([0.5]) for count in (inputs, outputs)]
+    for j in range(outputs):
+        group = j * groups // outputs
+        colour = PALETTE[group % len(PALETTE)]
+        for i in range(inputs):
+            if i * groups // inputs == group:
+                ax.plot([0, 1], [heights[0][i], heights[1][j]], color=colour, linewidth=1.2, zorder=1)
+        ax.scatter([1], [heights[1][j]], s=120, marker="s", color=colour, edgecolor="black", linewidth=0.6, zorder=2)
+    ax.scatter(np.zeros(inputs), heights[0], s=120, marker="s", color="#d9d9d9", edgecolor="black", linewidth=0.6, zorder=2)
+    for x, text in ((0, f"{inputs} in"), (1, f"{outputs} out")):
+        ax.text(x, -0.2, text, ha="center", va="top", fontsize=9)
+    ax.set(xlim=(-0.3, 1.3), ylim=(-0.35, 1.15))
+    ax.set_axis_off()
+
+
+def memory_rows(ax, size, rows, *, xlabel="place in memory (numbers from the start)"):
+    """Draw memory as a line of `size` cells, and below it, for each entry of `rows`, the cells that it uses.
+
+    rows : table from names to places. Touching places form one run; the number of runs stands at the right.
+    """
+    from matplotlib.patches import Rectangle
+
+    ax.add_patch(Rectangle((0, 0.1), size, 0.8, facecolor="#d9d9d9", edgecolor=DATA, linewidth=0.8))
+    for place in range(1, size):
+        ax.plot([place, place], [0.1, 0.9], color="white", linewidth=0.7)
+    for line, (name, places) in enumerate(rows.items(), 1):
+        places, colour = np.sort(np.ravel(places)), PALETTE[(line - 1) % 4]
+        runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        for run in runs:
+            ax.add_patch(Rectangle((run[0], -line + 0.1), len(run), 0.8, facecolor=colour, edgecolor="white", linewidth=0.7))
+        ax.text(-0.01 * size, -line + 0.5, name, ha="right", va="center", fontsize=9)
+        text = f"{len(runs)} run{'s' if len(runs) > 1 else ''} of {len(runs[0])}"
+        ax.text(1.01 * size, -line + 0.5, text, ha="left", va="center", fontsize=9)
+    ax.text(-0.01 * size, 0.5, "memory", ha="right", va="center", fontsize=9)
+    ax.set(xlim=(0, size), ylim=(-len(rows), 1.1), yticks=[], xlabel=xlabel)
+    ax.grid(False)
+    ax.spines["left"].set_visible(False)
+
+
+def column_matrix(axes, picture, kernel):
+    """Draw a convolution as a product in four axes: picture, matrix with one window a row, kernel as a column, result.
+
+    Each pixel has a colour of its own, so that its copies in the matrix can be found.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(picture, kernel.shape)
+    names = np.lib.stride_tricks.sliding_window_view(np.arange(picture.size).reshape(picture.shape), kernel.shape)
+    colours = matplotlib.colormaps["nipy_spectral"](np.linspace(0.05, 0.97, picture.size))
+    colours = 0.45 * colours[:, :3] + 0.55  # pale, so that numbers can be read on them
+    rows, count = windows[..., 0, 0].size, kernel.size
+
+    def cells(ax, numbers, colour, title, sign=None):
+        ax.imshow(colour, aspect="equal")
+        for (i, j), number in np.ndenumerate(numbers):
+            ax.text(j, i, f"{number:g}".replace("-", "\u2212"), ha="center", va="center", fontsize=9)
+        ax.set_title(title, fontsize=10)
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        for side in ax.spines.values():
+            side.set(visible=True, color="#cccccc")
+        if sign is not None:
+            ax.annotate(sign, (-0.5, (len(numbers) - 1) / 2), (-14, 0), textcoords="offset points", fontsize=14, ha="center",
+                        va="center", annotation_clip=False)
+
+    def signed(numbers):
+        limit = np.abs(numbers).max() or 1
+        return DIVERGING((0.6 * numbers / limit + 1) / 2)[..., :3]
+
+    matrix = windows.reshape(rows, count)
+    result = matrix @ kernel.reshape(-1, 1)
+    cells(axes[0], picture, colours[np.arange(picture.size).reshape(picture.shape)], f"picture {picture.shape}")
+    cells(axes[1], matrix, colours[names.reshape(rows, count)], f"one window a row {matrix.shape}", "→")
+    cells(axes[2], kernel.reshape(-1, 1), signed(kernel.reshape(-1, 1)), f"kernel\n{(count, 1)}", "@")
+    cells(axes[3], result, signed(result), f"result\n{result.shape}", "=")
+
+
+def spread_and_collect(axes):
+    """Draw in two axes who sends a gradient to whom in a 3 x 3 convolution: one output to nine pixels, nine to one pixel."""
+    from matplotlib.patches import Rectangle
+
+    taps = np.array(list("123456789")).reshape(3, 3)
+
+    def grid(ax, side, x, y, colours, texts):
+        for (i, j), colour in np.ndenumerate(colours):
+            ax.add_patch(Rectangle((x + j, y - i), 0.94, 0.94, facecolor=colour or "#eeeeee", edgecolor=DATA, linewidth=0.5,
+                                   alpha=0.9))
+            ax.text(x + j + 0.47, y - i + 0.45, texts[i, j], ha="center", va="center", fontsize=11)
+
+    def empty(side):
+        return np.full((side, side), "", object), np.full((side, side), "", object)
+
+    orange, pale = GRADIENT, "#f6dfae"
+    for ax, title in zip(axes, ("one output spreads its gradient", "one pixel collects its gradient"), strict=True):
+        small, small_text = empty(5)
+        large, large_text = empty(7)
+        if title.startswith("one output"):
+            small[2, 2], small_text[2, 2] = orange, "G"
+            large[2:5, 2:5], large_text[2:5, 2:5] = pale, taps
+            ends = [((2.47, 6.4), (10.5, 6.4 + k)) for k in (-1.45, 1.45)]
+        else:
+            large[3, 3], large_text[3, 3] = orange, "?"
+            small[1:4, 1:4], small_text[1:4, 1:4] = pale, taps[::-1, ::-1]
+            ends = [((4.0, 6.4 + k), (11.47, 6.4)) for k in (-1.45, 1.45)]
+        grid(ax, 5, 0, 8, small, small_text)
+        grid(ax, 7, 8, 9, large, large_text)
+        for start, end in ends:
+            ax.plot(*zip(start, end, strict=True), color=orange, linewidth=1.2, linestyle="dotted")
+        ax.text(2.5, 3.7, "∂L/∂Y", ha="center", va="top", fontsize=11)
+        ax.text(11.5, 2.7, "∂L/∂X", ha="center", va="top", fontsize=11)
+        ax.set(xlim=(-0.3, 15.2), ylim=(1.9, 10.2), aspect="equal", title=title)
+        ax.set_axis_off()
+
+
+def coloured_maps(ax, maps, under=None):
+    """Draw non-negative maps (M, H, W) over each other, each in its own colour by its strength, on white or on `under` (H, W)."""
+    maps = np.asarray(maps, dtype=float)
+    strength = np.clip(maps / (maps.max() or 1), 0, 1) ** 0.6
+    paint = np.array([matplotlib.colors.to_rgb(PALETTE[i % len(PALETTE)]) for i in range(len(maps))])
+    paper = 1.0 if under is None else 1 - 0.2 * np.asarray(under, dtype=float)[..., None] / np.max(under)
+    ax.imshow(paper * (1 - strength[..., None] * (1 - paint[:, None, None])).prod(0), interpolation="nearest")
+    ax.set_axis_off()
+
+
+def block_flow(ax, pictures=8, block=2, threads=2):
+    """Sketch a convolution in blocks: each thread takes its part of the batch through one small buffer of its own."""
+    from matplotlib.patches import FancyBboxPatch, Rectangle
+
+    def cell(x, y, width, height, colour, alpha=1.0):
+        ax.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor="black", linewidth=0.6, alpha=alpha))
+
+    def arrow(start, end, colour):
+        ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.4})
+
+    share = pictures // threads
+    for thread in range(threads):
+        colour, middle = PALETTE[thread], -(thread + 0.5) * share
+        ax.add_patch(FancyBboxPatch((2.5, middle - 1.25), 5.2, 2.5, boxstyle="round,pad=0.15", facecolor="#f2f2f2",
+                                    edgecolor=DATA, linewidth=0.8))
+        ax.text(5.1, middle + 1.42, f"core {thread + 1} and its cache", ha="center", va="bottom", fontsize=8)
+        for i in range(thread * share, (thread + 1) * share):
+            now = i < thread * share + block
+            for x, width in ((0, 0.85), (9.6, 0.6)):
+                cell(x, -i - 0.95, width, 0.9, colour, 0.85 if now else 0.25)
+        for i in range(6):
+            cell(3.0, middle + 0.75 - 0.28 * i, 1.9, 0.28, colour, 0.55)
+        cell(5.75, middle - 0.75, 0.55, 1.5, "white")
+        ax.text(5.33, middle, "@", ha="center", va="center", fontsize=12)
+        ax.text(3.95, middle - 1.0, "windows", ha="center", va="center", fontsize=8)
+        ax.text(6.03, middle, "W", ha="center", va="center", fontsize=9)
+        first = -(thread * share + block / 2)
+        arrow((0.95, first), (2.9, middle), colour)
+        arrow((6.45, middle), (9.5, first), colour)
+    for x, text in ((0.42, "pictures"), (9.9, "maps")):
+        ax.text(x, 0.25, text, ha="center", va="bottom", fontsize=9)
+    ax.set(xlim=(-0.4, 10.7), ylim=(-pictures - 0.2, 1.0))
+    ax.set_axis_off()
+
+
+def receptive_pyramid(ax, layers):
+    """Draw, along one axis, all that a unit of the last of `layers`, (kernel, stride, dilation), sees below it."""
+    jumps, firsts, size = [1], [0.0], 1
+    for kernel, stride, dilation in layers[::-1]:
+        size = (size - 1) * stride + dilation * (kernel - 1) + 1  # how many units of the layer below are needed
+    count = size
+    counts = [count]
+    for kernel, stride, dilation in layers:
+        firsts.append(firsts[-1] + dilation * (kernel - 1) / 2 * jumps[-1])
+        count = (count - dilation * (kernel - 1) - 1) // stride + 1
+        jumps.append(jumps[-1] * stride)
+        counts.append(count)
+    reached = {len(layers): {0}}
+    for level in range(len(layers), 0, -1):
+        kernel, stride, dilation = layers[level - 1]
+        reached[level - 1] = {unit * stride + tap * dilation for unit in reached[level] for tap in range(kernel)}
+        for unit in reached[level]:
+            for tap in range(kernel):
+                below = firsts[level - 1] + (unit * stride + tap * dilation) * jumps[level - 1]
+                ax.plot([below, firsts[level] + unit * jumps[level]], [level - 1, level], color=PREDICTION, linewidth=0.6,
+                        alpha=0.6, zorder=1)
+    for level, units in enumerate(counts):
+        places = firsts[level] + np.arange(units) * jumps[level]
+        seen = np.isin(np.arange(units), list(reached[level]))
+        ax.scatter(places, np.full(units, level), s=120 / size**0.6, zorder=2, edgecolor=DATA, linewidth=0.4,
+                   color=[PREDICTION if s else "white" for s in seen])
+    ax.set(yticks=range(len(counts)), xlabel=f"{size} pixels", xticks=[], ylim=(-0.5, len(layers) + 0.4))
+    ax.set_yticklabels(["pixels", *(f"layer {i + 1}" for i in range(len(layers)))], fontsize=8)
+    ax.grid(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def kernel_grid(axes, kernels):
+    """Draw small kernels (N, h, w), one in each of `axes`: white at zero, blue below, red above, each on its own scale."""
+    for ax, kernel in zip(np.ravel(axes), kernels, strict=False):
+        limit = np.abs(kernel).max() or 1
+        ax.imshow(kernel, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+
+
+def heat_over(ax, picture, heat, *, cmap="gray_r", alpha=0.65):
+    """Draw a picture (H, W) or (H, W, 3) with `heat` (h, w), from 0 up, laid over it: the hotter, the more opaque."""
+    height, width = np.shape(picture)[:2]
+    ax.imshow(picture, cmap=cmap, interpolation="nearest", extent=(0, width, height, 0))
+    strength = np.asarray(heat, float) / (np.max(heat) or 1)
+    ax.imshow(strength, cmap="YlOrRd", vmin=0, vmax=1, alpha=alpha * strength, interpolation="bilinear",
+              extent=(0, width, height, 0))
+    ax.set_axis_off()
+
+
+def image_sheet(ax, images, columns, *, cmap="gray_r", gap=2, vmin=None, vmax=None):
+    """Draw images (N, h, w), or (N, h, w, 3), as one sheet of `columns` columns with white gaps of `gap` pixels between them."""
+    images = np.asarray(images, float)
+    n, height, width, *colours = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *colours), 1.0 if colours else np.nan)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    ax.imshow(sheet, cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
+    ax.set_axis_off()
+
+
+def displacement_map(ax, shares, offsets):
+    """Draw `shares` (rows, columns) of right answers, 0 to 1, for pictures moved by `offsets` along both axes."""
+    ax.imshow(100 * np.asarray(shares), vmin=0, vmax=100, cmap=SEQUENTIAL)
+    ax.set(xticks=range(len(offsets)), yticks=range(len(offsets)))
+    ax.set(xlabel="moved right by (pixels)", ylabel="moved down by (pixels)")
+    ax.set_xticklabels(offsets)
+    ax.set_yticklabels(offsets)
+    ax.grid(False)
+    for (i, j), share in np.ndenumerate(shares):
+        ax.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color="white" if share < 0.6 else "black")
+
+
+def probability_bars(ax, probabilities, names, *, top=3, truth=None):
+    """Draw the `top` largest of `probabilities` (C,) as horizontal bars with their names; the true class `truth` in blue."""
+    best = np.argsort(-np.asarray(probabilities), kind="stable")[:top][::-1]
+    colours = [PREDICTION if i == truth else DATA for i in best]
+    ax.barh(range(len(best)), np.asarray(probabilities)[best], color=colours, alpha=0.6, height=0.7)
+    for place, i in enumerate(best):
+        ax.text(0.04, place, names[i], va="center", fontsize=7.5, color="black")
+    ax.set(xlim=(0, 1), xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
+SCENES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def painted_scenes(seed=0):
+    """Ten small scenes painted by formula, one for each class of CIFAR-10, in the order of SCENES: bytes (10, 3, 32, 32)."""
+    rng = np.random.default_rng(seed)
+    return np.stack([_paint(rng, *_SCENES[name]).transpose(2, 0, 1) for name in SCENES])
+
+
+def _paint(rng, background, shapes, scale=8):
+    """One scene (32, 32, 3): bands of colour that blend downwards, then `shapes` over them, then a little grain.
+
+    background : (height, colour) pairs from top to bottom. shapes : (kind, colour, coordinates), in pixels of the scene.
+    """
+    from PIL import Image, ImageDraw
+
+    heights, colours = zip(*background, strict=True)
+    rows = (np.arange(32 * scale) + 0.5) / scale
+    bands = np.stack([np.interp(rows, heights, channel) for channel in np.transpose(colours)], axis=1)
+    texture = np.kron(rng.normal(0, 5, (16, 16, 1)), np.ones((2 * scale, 2 * scale, 1)))
+    canvas = Image.fromarray(np.clip(bands[:, None] + texture, 0, 255).astype(np.uint8))
+    brush = ImageDraw.Draw(canvas)
+    for kind, colour, places in shapes:
+        places = [scale * place for place in places]
+        if kind == "line":
+            brush.line(places, fill=colour, width=scale)
+        else:
+            getattr(brush, kind)(places, fill=colour)
+    small = np.asarray(canvas, float).reshape(32, scale, 32, scale, 3).mean((1, 3))
+    return np.clip(small + rng.normal(0, 5, small.shape), 0, 255).astype(np.uint8)
+
+
+_SCENES = {
+    "airplane": ([(0, (92, 142, 205)), (32, (196, 216, 236))], [
+        ("polygon", (178, 184, 194), (15, 15, 19, 15, 22, 8, 20, 8)),
+        ("polygon", (176, 40, 44), (25, 15, 28, 7, 30.5, 7, 29, 16)),
+        ("ellipse", (236, 238, 242), (2, 13, 30, 19.5)),
+        ("polygon", (200, 204, 212), (12, 17, 18, 17, 25, 25, 22, 25)),
+        ("ellipse", (120, 126, 138), (13.5, 19, 17, 21)),
+        ("polygon", (206, 210, 218), (25, 16.5, 28.5, 16.5, 31.5, 20, 29.5, 20)),
+        ("polygon", (60, 74, 96), (3.4, 15.2, 6, 14.3, 6, 15.4)),
+        *(("ellipse", (76, 92, 118), (x, 15, x + 0.9, 15.9)) for x in np.arange(8, 25, 1.8))]),
+    "automobile": ([(0, (150, 168, 150)), (14, (128, 142, 118)), (17, (120, 118, 114)), (32, (96, 94, 92))], [
+        ("ellipse", (52, 52, 54), (2, 23.5, 30, 27)),
+        ("polygon", (188, 28, 34), (8, 15, 11.5, 9, 22, 9, 26, 15)),
+        ("polygon", (178, 24, 30), (1.5, 24, 2, 17, 7, 15, 27, 15, 30.5, 17.5, 30.5, 24)),
+        ("polygon", (86, 108, 128), (9.6, 14.8, 12.3, 10.2, 16, 10.2, 16, 14.8)),
+        ("polygon", (86, 108, 128), (17, 14.8, 17, 10.2, 21.4, 10.2, 24.4, 14.8)),
+        ("line", (120, 14, 18), (16.5, 15, 16.5, 23)),
+        *(("ellipse", (24, 24, 26), (x, 20, x + 7, 27)) for x in (4, 21.5)),
+        *(("ellipse", (168, 170, 174), (x, 22, x + 3, 25)) for x in (6, 23.5)),
+        ("ellipse", (250, 238, 190), (28.6, 17.8, 30.4, 19.6)), ("rectangle", (250, 120, 90), (1.6, 18, 2.8, 19.5))]),
+    "bird": ([(0, (140, 170, 120)), (16, (118, 152, 98)), (32, (96, 128, 84))], [
+        ("polygon", (88, 66, 48), (0, 25, 32, 22.5, 32, 25, 0, 27.5)),
+        ("polygon", (92, 70, 52), (20, 17, 30, 24, 28, 26.5, 18, 21)),
+        ("ellipse", (150, 108, 72), (8, 11, 23, 23)), ("ellipse", (206, 176, 142), (7.5, 14, 16.5, 23)),
+        ("polygon", (98, 72, 50), (14, 12.5, 23, 15.5, 26, 21, 17, 19.5)),
+        ("ellipse", (140, 98, 64), (5.5, 5.5, 14.5, 14)), ("polygon", (228, 160, 60), (6, 8.5, 6, 11.5, 1.5, 10.4)),
+        ("ellipse", (18, 16, 16), (7.6, 8, 9.6, 10)),
+        ("line", (72, 54, 40), (13, 22.5, 12.5, 25)), ("line", (72, 54, 40), (16.5, 22.5, 16.5, 25))]),
+    "cat": ([(0, (190, 176, 160)), (32, (150, 132, 116))], [
+        ("polygon", (120, 112, 108), (3, 32, 8, 22, 24, 22, 29, 32)),
+        ("polygon", (124, 116, 110), (5, 14, 5.5, 1.5, 14, 8)), ("polygon", (124, 116, 110), (27, 14, 26.5, 1.5, 18, 8)),
+        ("polygon", (206, 158, 150), (7, 10, 7, 4.5, 11, 8)), ("polygon", (206, 158, 150), (25, 10, 25, 4.5, 21, 8)),
+        ("ellipse", (134, 126, 120), (4, 6, 28, 27)), ("ellipse", (214, 208, 200), (10, 18, 22, 26.5)),
+        *(("line", (78, 72, 70), (x, 7, x, 11)) for x in (13, 16, 19)),
+        *(("line", (84, 78, 74), side) for side in ((5, 15, 9, 16), (5, 19, 9, 19), (27, 15, 23, 16), (27, 19, 23, 19))),
+        *(("ellipse", (176, 196, 92), (x, 12.5, x + 5, 17)) for x in (8.5, 18.5)),
+        *(("ellipse", (14, 14, 14), (x, 12.7, x + 1.8, 16.8)) for x in (10.1, 20.1)),
+        ("polygon", (214, 128, 126), (14.4, 19, 17.6, 19, 16, 21)), ("line", (90, 70, 66), (16, 21, 16, 23.5))]),
+    "deer": ([(0, (84, 104, 66)), (11, (72, 94, 56)), (14, (124, 146, 78)), (32, (136, 152, 82))], [
+        *(("line", (112, 78, 50), (x, 21, x + 0.3, 30)) for x in (10, 13, 22, 25)),
+        ("ellipse", (158, 108, 68), (8, 15, 28, 24)), ("polygon", (158, 108, 68), (8.5, 19, 14, 16, 10, 7, 6, 9)),
+        ("ellipse", (162, 112, 72), (3, 6, 11, 11.5)), ("ellipse", (90, 66, 50), (2.5, 8.2, 5, 10.2)),
+        ("polygon", (150, 104, 66), (9, 7, 13, 5, 11, 9)), ("ellipse", (226, 214, 196), (26, 16, 28.5, 20)),
+        *(("line", (96, 74, 54), b) for b in ((7.5, 6.5, 5, 1), (9, 6.5, 11.5, 1), (6, 3.5, 3, 2), (10.4, 3.5, 13.5, 2))),
+        ("ellipse", (20, 16, 14), (5.6, 7.4, 6.9, 8.7)), ("ellipse", (196, 152, 108), (10, 20.5, 24, 24))]),
+    "dog": ([(0, (124, 150, 96)), (32, (96, 128, 74))], [
+        ("polygon", (164, 118, 70), (5, 32, 9, 21, 23, 21, 27, 32)), ("ellipse", (238, 226, 208), (11, 24, 21, 36)),
+        ("ellipse", (178, 130, 78), (6, 4, 26, 25)), ("ellipse", (112, 72, 40), (2, 6, 9.5, 21)),
+        ("ellipse", (112, 72, 40), (22.5, 6, 30, 21)), ("ellipse", (232, 212, 182), (10, 13.5, 22, 25.5)),
+        ("polygon", (232, 212, 182), (14.6, 5, 17.4, 5, 18, 15, 14, 15)),
+        *(("ellipse", (28, 20, 16), (x, 10.5, x + 2.8, 13.4)) for x in (10.2, 19)),
+        ("ellipse", (20, 18, 18), (13.3, 14.8, 18.7, 18.4)), ("line", (70, 48, 40), (16, 18, 16, 20.6)),
+        ("ellipse", (214, 112, 116), (14, 20.4, 18, 25.6))]),
+    "frog": ([(0, (126, 106, 78)), (32, (96, 78, 56))], [
+        ("ellipse", (70, 112, 38), (2, 14, 11, 28)), ("ellipse", (70, 112, 38), (21, 14, 30, 28)),
+        ("ellipse", (98, 148, 52), (6, 11, 26, 28)), ("ellipse", (178, 196, 110), (10, 19.5, 22, 28)),
+        ("ellipse", (104, 156, 56), (6.5, 7, 25.5, 19)),
+        *(("ellipse", (112, 164, 60), (x, 4.5, x + 6.5, 11)) for x in (6.5, 19)),
+        *(("ellipse", (226, 190, 60), (x, 5.6, x + 4.4, 10)) for x in (7.5, 20)),
+        *(("ellipse", (12, 12, 10), (x, 6.6, x + 2.4, 9)) for x in (8.5, 21)),
+        ("line", (56, 84, 30), (9, 15.3, 16, 16.8)), ("line", (56, 84, 30), (16, 16.8, 23, 15.3)),
+        *(("ellipse", (62, 98, 34), (x, y, x + 2, y + 2))
+          for x, y in ((9, 20), (21, 20), (13, 11.6), (17.5, 11.8), (4, 20), (26, 20))),
+        *(("polygon", (88, 136, 46), (x, 26, x + 5, 26, x + 6, 30, x - 1, 30)) for x in (6, 21))]),
+    "horse": ([(0, (168, 196, 222)), (13, (196, 212, 222)), (15, (104, 134, 72)), (32, (112, 144, 70))], [
+        *(("polygon", (92, 54, 30), (x, 19, x + 2.4, 19, x + 1.8, 30, x + 0.2, 30)) for x in (9.5, 12.5, 22, 24.8)),
+        ("polygon", (44, 28, 20), (27, 14.5, 30.5, 17, 30, 25, 28.4, 25)),
+        ("ellipse", (122, 72, 40), (8, 12, 28.5, 22.5)), ("polygon", (122, 72, 40), (8.4, 18, 15, 13, 10.5, 4, 6, 6)),
+        ("polygon", (126, 76, 42), (10.5, 3.6, 6, 4.6, 1.6, 11, 4, 13, 9.5, 9)),
+        ("polygon", (40, 24, 18), (9.5, 3, 16, 12.5, 13.5, 14, 8.8, 5)),
+        ("polygon", (112, 66, 36), (8, 4.6, 9.8, 1.4, 10.8, 4.4)),
+        ("ellipse", (16, 12, 10), (6.1, 5.6, 7.4, 6.9))]),
+    "ship": ([(0, (136, 176, 216)), (16, (204, 220, 232)), (17, (58, 98, 138)), (32, (34, 70, 108))], [
+        ("polygon", (150, 30, 30), (3.4, 21.8, 29, 21.8, 28, 24, 5, 24)),
+        ("polygon", (42, 46, 58), (1, 16, 31, 16, 29, 22, 3.5, 22)),
+        ("rectangle", (236, 238, 240), (6, 12, 25, 16)), ("rectangle", (226, 228, 232), (8.5, 8.6, 22, 12)),
+        ("rectangle", (214, 216, 222), (10, 6, 14, 8.8)), ("polygon", (196, 60, 44), (16, 8.6, 16.4, 3.4, 19.6, 3.4, 20, 8.6)),
+        ("rectangle", (30, 30, 34), (16.3, 3.2, 19.7, 4.4)), ("line", (90, 94, 100), (12, 6, 12, 1.6)),
+        *(("rectangle", (70, 92, 120), (x, 13.2, x + 1, 14.4)) for x in np.arange(7.5, 24, 2.2)),
+        *(("rectangle", (70, 92, 120), (x, 9.8, x + 1, 11)) for x in np.arange(9.6, 21, 2.2)),
+        ("polygon", (208, 222, 232), (0, 25, 6, 23.4, 30, 23.4, 32, 25, 16, 24.6))]),
+    "truck": ([(0, (176, 198, 220)), (17, (206, 214, 220)), (20, (120, 118, 114)), (32, (92, 90, 88))], [
+        ("ellipse", (50, 50, 52), (1, 25, 31, 29)),
+        ("rectangle", (226, 226, 222), (1.5, 5.5, 20.5, 22.5)), ("rectangle", (190, 192, 192), (1.5, 19.5, 20.5, 22.5)),
+        *(("line", (204, 204, 202), (x, 6, x, 19)) for x in (6, 11, 16)),
+        ("polygon", (32, 82, 154), (21.3, 24.5, 21.3, 9, 27.4, 9, 30.6, 15.5, 30.6, 24.5)),
+        ("polygon", (150, 178, 200), (24, 14.6, 24, 10.4, 26.9, 10.4, 29, 14.6)),
+        ("rectangle", (58, 60, 64), (1.5, 22.5, 24, 24.4)),
+        *(("ellipse", (22, 22, 24), (x, 21.8, x + 6, 27.8)) for x in (2.6, 9, 23.4)),
+        *(("ellipse", (150, 152, 156), (x, 23.7, x + 2.2, 25.9)) for x in (4.5, 10.9, 25.3)),
+        ("rectangle", (250, 232, 170), (29.4, 19, 30.6, 20.8))]),
+}
