@@ -35,6 +35,7 @@ __all__ = [
     "cumsum",
     "default_generator",
     "differentiable",
+    "differentiable_view",
     "div",
     "einsum",
     "empty",
@@ -354,12 +355,9 @@ class Tensor:
         """This tensor itself where its numbers lie in order, else a copy where they do."""
         return self if self.data.flags.c_contiguous else clone(self)
 
-    def __getitem__(self, index):
-        return getitem(self, index=index if type(index) is slice or type(index) is int else _index(index))
-
     def __setitem__(self, index, value):
         index, follows = _index(index), isinstance(value, Tensor) and value._node is not None
-        if _thread.recording and (self._node is not None or follows):
+        if _thread.own.recording and (self._node is not None or follows):
             if self._node is not None and self._node.vjp is None:
                 raise RuntimeError("setitem: a leaf that requires a gradient cannot be changed in place; do it under no_grad()")
             changed = index_put(self, value, index=index)
@@ -466,14 +464,22 @@ def _weaken(dtype, arrays, options):
     return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in kept) else np.asarray(a, wanted) for a in arrays]
 
 
-class _Thread(threading.local):
-    """What each thread has for itself: whether operations are recorded, and a way to call functions without warnings."""
+class _Settings:
+    """What a thread has for itself: whether operations are recorded, and a way to call functions without warnings."""
+
+    __slots__ = ("quietly", "recording")
 
     def __init__(self):
-        self.recording = True
         context = contextvars.Context()
         context.run(np.seterr, all="ignore")
-        self.quietly = context.run
+        self.quietly, self.recording = context.run, True
+
+
+class _Thread(threading.local):
+    """`_thread.own`: the settings of the thread that asks."""
+
+    def __init__(self):
+        self.own = _Settings()
 
 
 _thread = _Thread()
@@ -506,7 +512,7 @@ def _result(name, value, parents, vjp):
     result = _new(Tensor)
     result.data = value
     if parents:
-        node = result._node = _new(Node)
+        result._node = node = _new(Node)
         node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, value.dtype
         node.grad, node.keeps = None, False
     else:
@@ -538,6 +544,8 @@ def _named(extra, names, options, name):
     """Options that came without their names: positional arguments beyond the inputs fill the options in order."""
     if len(extra) == 1 and names and not options:
         return {names[0]: extra[0]}
+    if names in (["shape"], ["dims"]) and not options:  # a row of numbers, one by one: x.reshape(2, 3)
+        return {names[0]: extra}
     if len(extra) > len(names) or set(names[: len(extra)]) & options.keys():
         raise TypeError(f"{name}: {len(extra)} arguments beyond the inputs, for the options {names}, beside {sorted(options)}")
     return dict(zip(names, extra, strict=False)) | options
@@ -552,7 +560,7 @@ def _lifted(function, name, count, names):
         arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
         value, pullbacks = _run(function, name, arrays, options)
         nodes = [x._node if isinstance(x, Tensor) else None for x in inputs]
-        if not _thread.recording or nodes.count(None) == len(nodes):
+        if not _thread.own.recording or nodes.count(None) == len(nodes):
             return _result(name, value, None, None)
         return _result(name, value, *_needed(name, pullbacks, nodes))
 
@@ -562,7 +570,7 @@ def _lifted(function, name, count, names):
 def _run(function, name, arrays, options, weaken=True):
     """Call `function` on arrays without warnings; the result is not float64 unless an input is, or an option says so."""
     try:
-        value, pullbacks = _thread.quietly(function, *arrays, **options)
+        value, pullbacks = _thread.own.quietly(function, *arrays, **options)
     except _ERRORS as error:
         value, pullbacks = _again(error, function, name, arrays, options)
     if type(value) is not _ndarray:
@@ -582,18 +590,24 @@ def _lifted_one(function, name, names):
             x, node = x.data, x._node
         else:
             x, node = _constant(x, name), None
+        own = _thread.own
         try:
-            value, pullback = _thread.quietly(function, x, **options)
+            value, pullback = own.quietly(function, x, **options) if options else own.quietly(function, x)
         except _ERRORS as error:
             value, pullback = _again(error, function, name, (x,), options)
         if type(value) is not _ndarray:
             value = np.asarray(value)
-        if value.dtype is not float32 and (weaker := _weaken(value.dtype, (x,), options)):
+        dtype = value.dtype
+        if dtype is not float32 and (weaker := _weaken(dtype, (x,), options)):
             value, pullback = _run(function, name, weaker, options, weaken=False)
-        if node is not None and _thread.recording:
-            return _result(name, value, (node,), pullback if type(pullback) is tuple else (pullback,))
+            dtype = value.dtype
         result = _new(Tensor)
         result.data, result._node = value, None
+        if node is not None and own.recording:
+            parents, vjp = (node,), pullback if type(pullback) is tuple else (pullback,)
+            result._node = node = _new(Node)
+            node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, dtype
+            node.grad, node.keeps = None, False
         return result
 
     return operation
@@ -611,19 +625,22 @@ def _lifted_two(function, name):
             b, m = b.data, b._node
         else:
             b, m = b if type(b) is float else _constant(b, name), None
+        own = _thread.own
         try:
-            value, pullbacks = _thread.quietly(function, a, b)
+            value, pullbacks = own.quietly(function, a, b)
         except _ERRORS as error:
             value, pullbacks = _again(error, function, name, (a, b), {})
         if type(value) is not _ndarray:
             value = np.asarray(value)
-        if value.dtype is not float32 and (weaker := _weaken(value.dtype, (a, b), {})):
+        dtype = value.dtype
+        if dtype is not float32 and (weaker := _weaken(dtype, (a, b), {})):
             value, pullbacks = _run(function, name, weaker, {}, weaken=False)
+            dtype = value.dtype
         result = _new(Tensor)
         result.data, result._node = value, None
-        if n is m is None or not _thread.recording:
+        if n is m is None or not own.recording:
             return result
-        node = result._node = _new(Node)
+        result._node = node = _new(Node)
         if type(pullbacks) is not tuple or len(pullbacks) != 2:
             node.parents, node.vjp = _needed(name, pullbacks, (n, m))
         elif n is None:
@@ -632,13 +649,21 @@ def _lifted_two(function, name):
             node.parents, node.vjp = (n,), pullbacks[:1]
         else:
             node.parents, node.vjp = (n, m), pullbacks
-        node.name, node.shape, node.dtype, node.grad, node.keeps = name, value.shape, value.dtype, None, False
+        node.name, node.shape, node.dtype, node.grad, node.keeps = name, value.shape, dtype, None, False
         return result
 
     return operation
 
 
 OPERATIONS = {}
+
+
+def _free_name(function):
+    """The name of the operation that `function` becomes. Raises ValueError where it is taken."""
+    name = function.__name__.lstrip("_")
+    if name in OPERATIONS and not OPERATIONS[name].__module__ == function.__module__ == "__main__":
+        raise ValueError(f"differentiable: the operation {name!r} exists already, in {OPERATIONS[name].__module__}")
+    return name
 
 
 def differentiable(function):
@@ -654,9 +679,7 @@ def differentiable(function):
     The operation stands in OPERATIONS under the function's name without leading underscores. Raises ValueError where
     that name is taken; in a notebook, where cells are run again, its own operations may be replaced. Section 7.
     """
-    name = function.__name__.lstrip("_")
-    if name in OPERATIONS and not OPERATIONS[name].__module__ == function.__module__ == "__main__":
-        raise ValueError(f"differentiable: the operation {name!r} exists already, in {OPERATIONS[name].__module__}")
+    name = _free_name(function)
     parameters = inspect.signature(function).parameters.values()
     inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -672,10 +695,15 @@ def differentiable(function):
     return operation
 
 
+def _same(g):
+    """The pullback that passes the gradient on as it is."""
+    return g
+
+
 @differentiable
 def add(a, b):
     """The sum a + b, element by element; shapes broadcast."""
-    return a + b, (lambda g: g, lambda g: g)
+    return a + b, (_same, _same)
 
 
 @differentiable
@@ -684,7 +712,7 @@ def sub(a, b):
     for x in (a, b):
         if type(x) is _ndarray and x.dtype.kind == "b":
             raise TypeError("sub: booleans have no difference; use ^ or ~, or call int() first")
-    return a - b, (lambda g: g, lambda g: -g)
+    return a - b, (_same, np.negative)
 
 
 @differentiable
@@ -703,7 +731,7 @@ def div(a, b):
 @differentiable
 def neg(x):
     """The negative, -x."""
-    return -x, lambda g: -g
+    return -x, np.negative
 
 
 Tensor.__add__ = Tensor.__radd__ = Tensor.add = add
@@ -770,7 +798,7 @@ _parents_of = attrgetter("parents")
 def _quietly(function, *arguments):
     """Call a function without NumPy's warnings, also inside of an operation."""
     try:
-        return _thread.quietly(function, *arguments)
+        return _thread.own.quietly(function, *arguments)
     except RuntimeError as error:
         return _again(error, function, "", arguments, {})
 
@@ -784,12 +812,12 @@ class no_grad:
         self._before = []  # a stack: one object may be entered several times
 
     def __enter__(self):
-        self._before.append(_thread.recording)
-        _thread.recording = self._recording
+        self._before.append(_thread.own.recording)
+        _thread.own.recording = self._recording
         return self
 
     def __exit__(self, *error):
-        _thread.recording = self._before.pop()
+        _thread.own.recording = self._before.pop()
 
     def __call__(self, function):
         @functools.wraps(function)
@@ -808,7 +836,7 @@ class enable_grad(no_grad):
 
 def is_grad_enabled():
     """Whether this thread records operations."""
-    return _thread.recording
+    return _thread.own.recording
 
 
 def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=True, seed=0):
@@ -921,7 +949,7 @@ def without_gradient(function):
     def operation(*inputs, **options):
         arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
         try:
-            value = _thread.quietly(function, *arrays, **options)
+            value = _thread.own.quietly(function, *arrays, **options)
         except _ERRORS as error:
             value = _again(error, function, name, arrays, options)
         return _result(name, value if type(value) is _ndarray else np.asarray(value), None, None)
@@ -1121,11 +1149,13 @@ def sigmoid(x):
 @differentiable
 def relu(x):
     """x where it is positive, else 0; the gradient at 0 is 0."""
-    if x.dtype.kind == "b":
-        raise TypeError("relu: booleans are neither positive nor negative")
-    zero = _ZERO if x.dtype is float32 else np.zeros((), x.dtype)
+    zero = _ZERO
+    if x.dtype is not float32:
+        zero = np.zeros((), x.dtype)
+        if x.dtype.kind == "b":
+            raise TypeError("relu: booleans are neither positive nor negative")
     y = x.clip(zero, np.inf) if x.size > 10_000 and x.dtype.kind == "f" else np.maximum(x, zero)  # each is faster there
-    return y, lambda g: g * (y > 0)
+    return y, lambda g: (y != zero).astype(g.dtype) * g  # NaN lets it pass, as in PyTorch
 
 
 _ZERO = np.zeros((), float32)
@@ -1390,8 +1420,9 @@ def softmax(x, *, dim):
     """exp(x) / sum(exp(x)) over one `dim`, without overflow. A row of nothing but -inf gives NaN, as in PyTorch."""
     _floating(x, "softmax")
     y = x - np.maximum.reduce(x, dim, None, None, True, -np.inf)
-    y = np.exp(y, out=y) if y.ndim else np.exp(y)
-    y /= np.add.reduce(y, dim, None, None, True)
+    place = y if y.size > 10_000 else None  # where the steps write: in place saves memory, but costs time on small arrays
+    y = np.exp(y, place)
+    y = np.divide(y, np.add.reduce(y, dim, None, None, True), place)
 
     def pullback(g):
         d = g * y
@@ -1431,38 +1462,72 @@ def cumsum(x, *, dim):
 Tensor.softmax, Tensor.log_softmax, Tensor.logsumexp, Tensor.cumsum = softmax, log_softmax, logsumexp, cumsum
 
 
+_ABSENT = object()
+
+
+def differentiable_view(function):
+    """Lift a NumPy function that shows one array otherwise: what `differentiable` does, for views.
+
+    The function takes the array and its options. It returns a view and the pullback. Section 14.
+    """
+    name = _free_name(function)
+    lifted = _lifted_one(function, name, [*inspect.signature(function).parameters][1:])
+
+    def operation(x, option=_ABSENT, *more, **options):
+        if option is _ABSENT or more or options or not isinstance(x, Tensor):
+            return lifted(x, *(() if option is _ABSENT else (option, *more)), **options)
+        array, node = x.data, x._node
+        try:
+            value, pullback = function(array, option)
+        except _ERRORS as error:
+            _again(error, function, name, (array,), {})
+        result = _new(Tensor)
+        result.data, result._node = value, None
+        if node is not None and _thread.own.recording:
+            parents, vjp = (node,), (pullback,)
+            result._node = node = _new(Node)
+            node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, value.dtype
+            node.grad, node.keeps = None, False
+        return result
+
+    OPERATIONS[name] = functools.update_wrapper(operation, function)
+    return operation
+
+
 def _sizes(sizes):
     """Sizes given one by one, or as one sequence."""
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
 
 
-@differentiable
-def reshape(x, *, shape):
+@differentiable_view
+def reshape(x, shape):
     """The same numbers in the shape `shape`, where one size may be -1; shares memory where that is possible."""
     before = x.shape
     return x.reshape(shape), lambda g: g.reshape(before)
 
 
-@differentiable
-def permute(x, *, dims):
+@differentiable_view
+def permute(x, dims):
     """The axes in the order `dims`; shares memory."""
+    dims = _sizes((dims,))
     if len(dims) != x.ndim:
         raise ValueError(f"permute: {x.shape} has {x.ndim} axes, dims {tuple(dims)} names {len(dims)}")
     back = np.argsort([d % x.ndim for d in dims]) if dims else ()
     return x.transpose(dims), lambda g: g.transpose(back)
 
 
-@differentiable
-def transpose(x, *, dim0, dim1):
+@differentiable_view
+def transpose(x, dim0, dim1):
     """Two axes exchanged; shares memory."""
     if not x.ndim and {dim0, dim1} <= {0, -1}:
         return x, lambda g: g
     return x.swapaxes(dim0, dim1), lambda g: g.swapaxes(dim0, dim1)
 
 
-@differentiable
-def expand(x, *, shape):
+@differentiable_view
+def expand(x, shape):
     """Axes of size 1 repeated to `shape`, where -1 keeps a size, and new ones may stand in front; shares memory."""
+    shape = _sizes((shape,))
     if len(shape) < x.ndim:
         raise ValueError(f"expand: {x.shape} has more axes than {tuple(shape)}")
     new = len(shape) - x.ndim
@@ -1472,8 +1537,8 @@ def expand(x, *, shape):
     return np.broadcast_to(x, [old if n == -1 else n for old, n in zip(before, shape, strict=True)]), lambda g: g
 
 
-@differentiable
-def squeeze(x, *, dim=None):
+@differentiable_view
+def squeeze(x, dim=None):
     """Without the axes of size 1, or without those that `dim` names and that have size 1; shares memory."""
     before = x.shape
     dims = range(x.ndim) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
@@ -1482,8 +1547,8 @@ def squeeze(x, *, dim=None):
     return x.squeeze(tuple(d for d in dims if x.ndim and x.shape[d] == 1)), lambda g: g.reshape(before)
 
 
-@differentiable
-def unsqueeze(x, *, dim):
+@differentiable_view
+def unsqueeze(x, dim):
     """With a new axis of size 1 at `dim`; shares memory."""
     before = x.shape
     return np.expand_dims(x, dim), lambda g: g.reshape(before)
@@ -1519,20 +1584,7 @@ def flatten(x, start_dim=0, end_dim=-1):
 Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.flatten = transpose, squeeze, unsqueeze, clone, flatten
 
 
-def _sized(operation, option):
-    """The method for an operation whose one option is a row of numbers, given one by one or as a sequence."""
-    def method(self, *sizes):
-        if not sizes:
-            raise TypeError(f"{operation.__name__}: expected {option}")
-        return operation(self, **{option: _sizes(sizes)})
-
-    return functools.update_wrapper(method, operation)
-
-
-Tensor.reshape, Tensor.expand = _sized(reshape, "shape"), _sized(expand, "shape")
-
-
-Tensor.permute, Tensor.flip = _sized(permute, "dims"), _sized(flip, "dims")
+Tensor.reshape, Tensor.expand, Tensor.permute, Tensor.flip = reshape, expand, permute, flip
 
 
 Tensor.T = property(lambda self: permute(self, dims=tuple(range(self.ndim))[::-1]), doc="The axes in reverse order.")
@@ -1555,6 +1607,8 @@ def _steps(index):
 
     NumPy counts an integer beside an array as an array, which may move axes; PyTorch takes the integers first.
     """
+    if type(index) is not tuple:
+        return (), index
     whole = [isinstance(i, int | np.integer) and not isinstance(i, bool) for i in index]
     if not any(whole) or not [i for i in index if type(i) is _ndarray]:
         return (), index
@@ -1567,27 +1621,33 @@ def _steps(index):
     return tuple(first), tuple(i for i, number in zip(index, whole, strict=True) if not number)
 
 
-@differentiable
-def getitem(x, *, index):
+@differentiable_view
+def getitem(x, index):
     """x[index], for every kind of index that NumPy and PyTorch share; gradients of repeated places add up."""
-    first, second = _steps(index) if type(index) is tuple else ((), index)
-    y = x[first][second] if first else x[index]
+    if type(index) is int or type(index) is slice:
+        y = x[index]
+    else:
+        index = _index(index)
+        first, second = _steps(index)
+        y = x[first][second] if first else x[index]
     if type(y) is not _ndarray:
         y = x[(*index, ...)] if type(index) is tuple else x[index, ...]  # a view, not a number
+    return y, lambda g: _put_back(x.shape, index, g)
 
-    def pullback(g):
-        d = np.zeros(x.shape, g.dtype)
-        part = d[first]
-        arrays = [i for i in (second if type(second) is tuple else (second,)) if type(i) is _ndarray and i.dtype != bool]
-        if not arrays:
-            part[second] = g
-        elif type(second) is _ndarray and second.size > 100 and x.ndim > 1:
-            _add_rows(part, second, g)
-        else:
-            np.add.at(part, second, g)
-        return d
 
-    return y, pullback
+def _put_back(shape, index, g):
+    """An array of zeros of this shape, to which `g` is added at the places that `index` names."""
+    first, second = _steps(index)
+    d = np.zeros(shape, g.dtype)
+    part = d[first] if first else d
+    arrays = [i for i in (second if type(second) is tuple else (second,)) if type(i) is _ndarray and i.dtype != bool]
+    if not arrays:
+        part[second] = g
+    elif type(second) is _ndarray and second.size > 100 and len(shape) > 1:
+        _add_rows(part, second, g)
+    else:
+        np.add.at(part, second, g)
+    return d
 
 
 def _add_rows(target, index, g):
@@ -1610,6 +1670,9 @@ def index_put(x, value, *, index):
         return d
 
     return y, (by_x, lambda g: g[index])
+
+
+Tensor.__getitem__ = getitem
 
 
 def split(x, split_size_or_sections, dim=0):

@@ -188,8 +188,10 @@ def test_every_case_belongs_to_an_operation():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_cases_use_every_option(name):
-    options = {p.name for p in inspect.signature(OPERATIONS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    used = {option for _, given in CASES.get(name, []) for option in given}
+    inputs = max(len(inputs_of(specification, 0)) for specification, _ in CASES[name])
+    parameters = enumerate(inspect.signature(OPERATIONS[name]).parameters.values())
+    options = {p.name for i, p in parameters if p.kind is p.KEYWORD_ONLY or (p.kind is p.POSITIONAL_OR_KEYWORD and i >= inputs)}
+    used = {option for _, given in CASES[name] for option in given}
     assert options == used, f"{name}: no case sets {sorted(options - used)}"
 
 

@@ -551,3 +551,12 @@ def test_random_graphs(seed, dtype, depth):
         return sum(p.sum() for p in pool[2:]) if depth % 2 else pool[-1]
 
     agree(program, numbers(seed, (3, 3), dtype), numbers(seed + 1, (3, 3), dtype), numbers(seed + 2, (3, 3), dtype))
+
+
+def test_relu_sends_a_gradient_back_through_nan():
+    values = np.array([np.nan, -np.inf, -1, -0.0, 0, 2, np.inf], np.float32)
+    ours, theirs = engine.Tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    upstream = np.arange(1, 8, dtype=np.float32)
+    engine.relu(ours).backward(upstream)
+    torch.relu(theirs).backward(torch.from_numpy(upstream))
+    np.testing.assert_array_equal(ours.grad, theirs.grad.numpy())
