@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from shared.scalar_mlp import Module, Optimizer, data_of
-from shared.tensor import default_generator, differentiable, relu
+from shared.tensor import Tensor, default_generator, differentiable, no_grad, relu
 from shared.tensor_mlp import (
     GELU,
     Linear,
@@ -42,12 +42,16 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "cifar10_pixels",
     "conv2d",
+    "conv2d_loops",
     "conv_output_size",
     "conv_transpose2d",
     "cutout",
     "dropout2d",
     "max_pool2d",
+    "mean_over_views",
+    "mnist_pixels",
     "orthogonalise",
     "random_crop",
     "random_flip",
@@ -64,12 +68,21 @@ def conv_output_size(size, kernel_size, stride=1, padding=0, dilation=1):
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
-def _pair(value, name, least):
-    """One whole number for both axes, or two of them, as a tuple; ValueError names the argument and the smallest allowed."""
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int | np.integer) and v >= least for v in pair):
-        raise ValueError(f"{name} is a whole number of at least {least}, or two of them (rows, columns), got {value!r}")
-    return int(pair[0]), int(pair[1])
+def conv2d_loops(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """`conv2d` on arrays, one number at a time: slow, plain, and the oracle of everything faster. Section 3.
+
+    x (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,) or None; pairs (rows, columns). Returns (N, O, Ho, Wo).
+    """
+    outputs, depth, kh, kw = weight.shape
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
+    size = (conv_output_size(*along) for along in zip(x.shape[2:], (kh, kw), stride, padding, dilation, strict=True))
+    y = np.zeros((len(x), outputs, *size), np.result_type(x, weight))
+    for n, o, i, j in np.ndindex(*y.shape):
+        first = o // (outputs // groups) * depth  # the first channel that output o sees
+        for c, u, v in np.ndindex(depth, kh, kw):
+            pixel = padded[n, first + c, i * stride[0] + u * dilation[0], j * stride[1] + v * dilation[1]]
+            y[n, o, i, j] += pixel * weight[o, c, u, v]
+    return y if bias is None else y + bias[:, None, None]
 
 
 def _nhwc(pictures):
@@ -80,6 +93,14 @@ def _nhwc(pictures):
 def _nchw(pictures):
     """The view (N, C, H, W) of an array (N, H, W, C)."""
     return pictures.transpose(0, 3, 1, 2)
+
+
+def _pair(value, name, least):
+    """One whole number for both axes, or two of them, as a tuple; ValueError names the argument and the smallest allowed."""
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(isinstance(v, int | np.integer) and v >= least for v in pair):
+        raise ValueError(f"{name} is a whole number of at least {least}, or two of them (rows, columns), got {value!r}")
+    return int(pair[0]), int(pair[1])
 
 
 _Windows = namedtuple("_Windows", "count size stride padding dilation")  # how windows lie in pictures, each (rows, columns)
@@ -270,7 +291,8 @@ def _check_pictures(name, x, channels=None):
     shape, kind = np.shape(data_of(x)), np.asarray(data_of(x)).dtype
     if len(shape) != 4:
         raise ValueError(f"{name}: expected pictures (N, C, H, W), got shape {shape}" + (
-            "; a single picture (C, H, W) needs a batch axis: x[None]" if len(shape) == 3 else ""))
+            "; grey pictures (N, H, W) need a channel axis, x[:, None], a single one (C, H, W) a batch axis, x[None]"
+            if len(shape) == 3 else ""))
     if kind.kind != "f":
         raise TypeError(f"{name}: expected floating-point pictures, got {kind}; convert bytes first: x.astype(np.float32) / 255")
     if channels is not None and shape[1] != channels:
@@ -490,6 +512,135 @@ def adaptive_avg_pool2d(input, output_size):
     return _adaptive_avg_pool2d(input, size=_pair(output_size, "adaptive_avg_pool2d: output_size", 1))
 
 
+class MaxPool2d(Module):
+    """A layer of `max_pool2d`."""
+
+    def __init__(self, kernel_size, stride=None, padding=0, dilation=1):
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+
+    def forward(self, x):
+        """(N, C, H, W) to (N, C, Ho, Wo)."""
+        return max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def extra_repr(self):
+        """The size of the window."""
+        return f"kernel_size={self.kernel_size}"
+
+
+class AvgPool2d(Module):
+    """A layer of `avg_pool2d`."""
+
+    def __init__(self, kernel_size, stride=None, padding=0, count_include_pad=True):
+        self.kernel_size, self.stride, self.padding, self.count_include_pad = kernel_size, stride, padding, count_include_pad
+
+    def forward(self, x):
+        """(N, C, H, W) to (N, C, Ho, Wo)."""
+        return avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.count_include_pad)
+
+    def extra_repr(self):
+        """The size of the window."""
+        return f"kernel_size={self.kernel_size}"
+
+
+class AdaptiveAvgPool2d(Module):
+    """A layer of `adaptive_avg_pool2d`."""
+
+    def __init__(self, output_size):
+        self.output_size = output_size
+
+    def forward(self, x):
+        """(N, C, H, W) to (N, C, *output_size)."""
+        return adaptive_avg_pool2d(x, self.output_size)
+
+    def extra_repr(self):
+        """The size of the result."""
+        return f"output_size={self.output_size}"
+
+
+class Flatten(Module):
+    """Joins all axes but the first: (N, C, H, W) to (N, C * H * W), in this order."""
+
+    def forward(self, x):
+        """One row for each picture."""
+        return x.reshape(x.shape[0], -1)
+
+
+class Identity(Module):
+    """Returns its input: a layer where there is nothing to do."""
+
+    def forward(self, x):
+        """x."""
+        return x
+
+
+class Conv2d(Module):
+    """A layer of `conv2d`: weight (out_channels, in_channels / groups, kh, kw) and bias (out_channels,).
+
+    Both start uniform between -1 / sqrt(n) and 1 / sqrt(n), n the inputs that an output sees, as in PyTorch.
+    Raises ValueError for sizes below 1 and for groups that do not divide the channels.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
+                 *, generator=None):
+        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"Conv2d: groups {groups} must divide the channels {in_channels} and {out_channels}, all at least 1")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = _pair(kernel_size, "Conv2d: kernel_size", 1)
+        self.stride, self.dilation = _pair(stride, "Conv2d: stride", 1), _pair(dilation, "Conv2d: dilation", 1)
+        self.padding = padding if isinstance(padding, str) else _pair(padding, "Conv2d: padding", 0)
+        self.weight, self.bias = _kernel(out_channels, in_channels // groups, self.kernel_size, bias, out_channels, generator)
+
+    def forward(self, x):
+        """(N, in_channels, H, W) to (N, out_channels, Ho, Wo)."""
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self):
+        """The sizes, as PyTorch prints them."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        rest = {"padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        text += "".join(f", {name}={getattr(self, name)}" for name, usual in rest.items() if getattr(self, name) != usual)
+        return text + ("" if self.bias is not None else ", bias=False")
+
+
+def _kernel(first, second, size, bias, outputs, generator):
+    """A new weight (first, second, kh, kw), and a bias (outputs,) or None."""
+    generator = generator or default_generator()
+    weight = Parameter(np.empty((first, second, *size), np.float32))
+    kaiming_uniform_(weight, a=5**0.5, generator=generator)
+    if not bias:
+        return weight, None
+    shift, bound = Parameter(np.empty(outputs, np.float32)), (second * prod(size)) ** -0.5
+    uniform_(shift, -bound, bound, generator=generator)
+    return weight, shift
+
+
+class ConvTranspose2d(Module):
+    """A layer of `conv_transpose2d`: weight (in_channels, out_channels / groups, kh, kw) and bias (out_channels,).
+
+    Starts as PyTorch's does. Raises ValueError for sizes below 1 and for groups that do not divide the channels.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True,
+                 dilation=1, *, generator=None):
+        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"ConvTranspose2d: groups {groups} must divide the channels {in_channels} and {out_channels}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = _pair(kernel_size, "ConvTranspose2d: kernel_size", 1)
+        self.stride, self.dilation = _pair(stride, "ConvTranspose2d: stride", 1), _pair(dilation, "ConvTranspose2d: dilation", 1)
+        self.padding = _pair(padding, "ConvTranspose2d: padding", 0)
+        self.output_padding = _pair(output_padding, "ConvTranspose2d: output_padding", 0)
+        self.weight, self.bias = _kernel(in_channels, out_channels // groups, self.kernel_size, bias, out_channels, generator)
+
+    def forward(self, x):
+        """(N, in_channels, H, W) to (N, out_channels, Ho, Wo)."""
+        return conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding,
+                                self.groups, self.dilation)
+
+    def extra_repr(self):
+        """The sizes, as PyTorch prints them."""
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
 def _piece(rows):
     """How many rows (M, C) are worked on at a time: not much more than the cache holds, but enough to make each step worth
     its while, since threads wait for one another at the start of every NumPy function."""
@@ -625,139 +776,6 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
     return _batch_norm(input, weight, bias, mean=mean, var=var, eps=eps, training=True)
 
 
-@differentiable
-def _dropout2d(x, *, p, generator):
-    """`dropout2d` while training, as one operation."""
-    kept = (generator.random((*x.shape[:2], 1, 1), np.float32) >= p).astype(x.dtype)
-    kept *= 1 / (1 - p) if p < 1 else 0.0
-    return x * kept, lambda g: g * kept
-
-
-def dropout2d(input, p=0.5, training=True, *, generator=None):
-    """Set whole channels of pictures (N, C, H, W) to 0 with probability `p`, and multiply the others by 1 / (1 - p).
-
-    Neighbouring pixels tell nearly the same, so that single ones would be no loss. Not training, or with p = 0, it returns its
-    input. Raises ValueError where p lies outside 0 to 1 or the shape is another. Tompson et al. (2015), section 3.2.
-    """
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout2d: p is a probability from 0 to 1, got {p}")
-    _check_pictures("dropout2d", input)
-    return _dropout2d(input, p=p, generator=generator or default_generator()) if training and p else input
-
-
-class Conv2d(Module):
-    """A layer of `conv2d`: weight (out_channels, in_channels / groups, kh, kw) and bias (out_channels,).
-
-    Both start uniform between -1 / sqrt(n) and 1 / sqrt(n), n the inputs that an output sees, as in PyTorch.
-    Raises ValueError for sizes below 1 and for groups that do not divide the channels.
-    """
-
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
-                 *, generator=None):
-        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d: groups {groups} must divide the channels {in_channels} and {out_channels}, all at least 1")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _pair(kernel_size, "Conv2d: kernel_size", 1)
-        self.stride, self.dilation = _pair(stride, "Conv2d: stride", 1), _pair(dilation, "Conv2d: dilation", 1)
-        self.padding = padding if isinstance(padding, str) else _pair(padding, "Conv2d: padding", 0)
-        self.weight, self.bias = _kernel(out_channels, in_channels // groups, self.kernel_size, bias, out_channels, generator)
-
-    def forward(self, x):
-        """(N, in_channels, H, W) to (N, out_channels, Ho, Wo)."""
-        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def extra_repr(self):
-        """The sizes, as PyTorch prints them."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        rest = {"padding": (0, 0), "dilation": (1, 1), "groups": 1}
-        text += "".join(f", {name}={getattr(self, name)}" for name, usual in rest.items() if getattr(self, name) != usual)
-        return text + ("" if self.bias is not None else ", bias=False")
-
-
-def _kernel(first, second, size, bias, outputs, generator):
-    """A new weight (first, second, kh, kw), and a bias (outputs,) or None."""
-    generator = generator or default_generator()
-    weight = Parameter(np.empty((first, second, *size), np.float32))
-    kaiming_uniform_(weight, a=5**0.5, generator=generator)
-    if not bias:
-        return weight, None
-    shift, bound = Parameter(np.empty(outputs, np.float32)), (second * prod(size)) ** -0.5
-    uniform_(shift, -bound, bound, generator=generator)
-    return weight, shift
-
-
-class ConvTranspose2d(Module):
-    """A layer of `conv_transpose2d`: weight (in_channels, out_channels / groups, kh, kw) and bias (out_channels,).
-
-    Starts as PyTorch's does. Raises ValueError for sizes below 1 and for groups that do not divide the channels.
-    """
-
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True,
-                 dilation=1, *, generator=None):
-        if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"ConvTranspose2d: groups {groups} must divide the channels {in_channels} and {out_channels}")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _pair(kernel_size, "ConvTranspose2d: kernel_size", 1)
-        self.stride, self.dilation = _pair(stride, "ConvTranspose2d: stride", 1), _pair(dilation, "ConvTranspose2d: dilation", 1)
-        self.padding = _pair(padding, "ConvTranspose2d: padding", 0)
-        self.output_padding = _pair(output_padding, "ConvTranspose2d: output_padding", 0)
-        self.weight, self.bias = _kernel(in_channels, out_channels // groups, self.kernel_size, bias, out_channels, generator)
-
-    def forward(self, x):
-        """(N, in_channels, H, W) to (N, out_channels, Ho, Wo)."""
-        return conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding,
-                                self.groups, self.dilation)
-
-    def extra_repr(self):
-        """The sizes, as PyTorch prints them."""
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-
-
-class MaxPool2d(Module):
-    """A layer of `max_pool2d`."""
-
-    def __init__(self, kernel_size, stride=None, padding=0, dilation=1):
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-
-    def forward(self, x):
-        """(N, C, H, W) to (N, C, Ho, Wo)."""
-        return max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation)
-
-    def extra_repr(self):
-        """The size of the window."""
-        return f"kernel_size={self.kernel_size}"
-
-
-class AvgPool2d(Module):
-    """A layer of `avg_pool2d`."""
-
-    def __init__(self, kernel_size, stride=None, padding=0, count_include_pad=True):
-        self.kernel_size, self.stride, self.padding, self.count_include_pad = kernel_size, stride, padding, count_include_pad
-
-    def forward(self, x):
-        """(N, C, H, W) to (N, C, Ho, Wo)."""
-        return avg_pool2d(x, self.kernel_size, self.stride, self.padding, self.count_include_pad)
-
-    def extra_repr(self):
-        """The size of the window."""
-        return f"kernel_size={self.kernel_size}"
-
-
-class AdaptiveAvgPool2d(Module):
-    """A layer of `adaptive_avg_pool2d`."""
-
-    def __init__(self, output_size):
-        self.output_size = output_size
-
-    def forward(self, x):
-        """(N, C, H, W) to (N, C, *output_size)."""
-        return adaptive_avg_pool2d(x, self.output_size)
-
-    def extra_repr(self):
-        """The size of the result."""
-        return f"output_size={self.output_size}"
-
-
 class BatchNorm2d(Module):
     """A layer of `batch_norm` for pictures (N, num_features, H, W), with running statistics as buffers.
 
@@ -799,6 +817,26 @@ class BatchNorm1d(BatchNorm2d):
     _ndim = 2
 
 
+@differentiable
+def _dropout2d(x, *, p, generator):
+    """`dropout2d` while training, as one operation."""
+    kept = (generator.random((*x.shape[:2], 1, 1), np.float32) >= p).astype(x.dtype)
+    kept *= 1 / (1 - p) if p < 1 else 0.0
+    return x * kept, lambda g: g * kept
+
+
+def dropout2d(input, p=0.5, training=True, *, generator=None):
+    """Set whole channels of pictures (N, C, H, W) to 0 with probability `p`, and multiply the others by 1 / (1 - p).
+
+    Neighbouring pixels tell nearly the same, so that single ones would be no loss. Not training, or with p = 0, it returns its
+    input. Raises ValueError where p lies outside 0 to 1 or the shape is another. Tompson et al. (2015), section 3.2.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout2d: p is a probability from 0 to 1, got {p}")
+    _check_pictures("dropout2d", input)
+    return _dropout2d(input, p=p, generator=generator or default_generator()) if training and p else input
+
+
 class Dropout2d(Module):
     """`dropout2d` with probability `p` while the module trains; nothing after `eval()`."""
 
@@ -814,62 +852,6 @@ class Dropout2d(Module):
     def extra_repr(self):
         """The probability."""
         return f"p={self.p}"
-
-
-class Flatten(Module):
-    """Joins all axes but the first: (N, C, H, W) to (N, C * H * W), in this order."""
-
-    def forward(self, x):
-        """One row for each picture."""
-        return x.reshape(x.shape[0], -1)
-
-
-class Identity(Module):
-    """Returns its input: a layer where there is nothing to do."""
-
-    def forward(self, x):
-        """x."""
-        return x
-
-
-class LeNet(Module):
-    """LeNet-5 with ReLU and max-pooling, for pictures (N, 1, 28, 28): logits (N, classes).
-
-    Two rounds of convolution (5 x 5) and pooling, then three linear layers. LeCun, Bottou, Bengio and Haffner (1998), figure 2.
-    """
-
-    def __init__(self, classes=10):
-        self.conv1 = Conv2d(1, 6, 5, padding=2)
-        self.conv2 = Conv2d(6, 16, 5)
-        self.fc1, self.fc2, self.fc3 = Linear(400, 120), Linear(120, 84), Linear(84, classes)
-
-    def forward(self, x):
-        """Logits (N, classes)."""
-        x = max_pool2d(relu(self.conv1(x)), 2)  # (N, 6, 14, 14)
-        x = max_pool2d(relu(self.conv2(x)), 2)  # (N, 16, 5, 5)
-        x = x.reshape(x.shape[0], -1)
-        return self.fc3(relu(self.fc2(relu(self.fc1(x)))))
-
-
-def vgg(plan, in_channels=3, size=32, classes=10, batch_norm=True):
-    """A stack of 3 x 3 convolutions, each with batch norm and ReLU, between poolings: Sequential, logits (N, classes).
-
-    `plan` is a sequence of widths and "pool", for example (32, 32, "pool", 64, 64, "pool"). `size` is the height and
-    width of the pictures, (N, in_channels, size, size). Raises ValueError where so many poolings leave nothing.
-    Simonyan and Zisserman (2015), with batch norm instead of biases.
-    """
-    layers, channels = [], in_channels
-    for entry in plan:
-        if entry == "pool":
-            layers.append(MaxPool2d(2))
-            size //= 2
-        else:
-            layers.append(Conv2d(channels, entry, 3, padding=1, bias=not batch_norm))
-            layers += [BatchNorm2d(entry), ReLU()] if batch_norm else [ReLU()]
-            channels = entry
-    if not size:
-        raise ValueError(f"vgg: {plan} pools more often than the pictures have pixels")
-    return Sequential(*layers, Flatten(), Linear(channels * size * size, classes))
 
 
 class BasicBlock(Module):
@@ -951,6 +933,71 @@ def cutout(pictures, generator, size=8):
     return pictures * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
+class LeNet(Module):
+    """LeNet-5 with ReLU and max-pooling, for pictures (N, 1, 28, 28): logits (N, classes).
+
+    Two rounds of convolution (5 x 5) and pooling, then three linear layers. LeCun, Bottou, Bengio and Haffner (1998), figure 2.
+    """
+
+    def __init__(self, classes=10):
+        self.conv1 = Conv2d(1, 6, 5, padding=2)
+        self.conv2 = Conv2d(6, 16, 5)
+        self.fc1, self.fc2, self.fc3 = Linear(400, 120), Linear(120, 84), Linear(84, classes)
+
+    def forward(self, x):
+        """Logits (N, classes)."""
+        x = max_pool2d(relu(self.conv1(x)), 2)  # (N, 6, 14, 14)
+        x = max_pool2d(relu(self.conv2(x)), 2)  # (N, 16, 5, 5)
+        x = x.reshape(x.shape[0], -1)
+        return self.fc3(relu(self.fc2(relu(self.fc1(x)))))
+
+
+def vgg(plan, in_channels=3, size=32, classes=10, batch_norm=True):
+    """A stack of 3 x 3 convolutions, each with batch norm and ReLU, between poolings: Sequential, logits (N, classes).
+
+    `plan` is a sequence of widths and "pool", for example (32, 32, "pool", 64, 64, "pool"). `size` is the height and
+    width of the pictures, (N, in_channels, size, size). Raises ValueError where so many poolings leave nothing.
+    Simonyan and Zisserman (2015), with batch norm instead of biases.
+    """
+    layers, channels = [], in_channels
+    for entry in plan:
+        if entry == "pool":
+            layers.append(MaxPool2d(2))
+            size //= 2
+        else:
+            layers.append(Conv2d(channels, entry, 3, padding=1, bias=not batch_norm))
+            layers += [BatchNorm2d(entry), ReLU()] if batch_norm else [ReLU()]
+            channels = entry
+    if not size:
+        raise ValueError(f"vgg: {plan} pools more often than the pictures have pixels")
+    return Sequential(*layers, Flatten(), Linear(channels * size * size, classes))
+
+
+def mnist_pixels(pictures):
+    """Bytes (N, 28, 28) as pictures (N, 1, 28, 28), float32, of mean 0 and variance 1 over MNIST's training set."""
+    return (pictures[:, None] / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081)
+
+
+def cifar10_pixels(pictures):
+    """Bytes (N, 3, 32, 32) as float32; each channel has mean 0 and variance 1 over CIFAR-10's training set."""
+    mean, std = np.float32([0.4914, 0.4822, 0.4465]), np.float32([0.2470, 0.2435, 0.2616])
+    return (pictures / np.float32(255) - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
+
+
+def whitening_filters(pictures, kernel_size=2, eps=5e-4):
+    """Filters that make patches of `pictures` (N, C, H, W) uncorrelated with variance 1: (2 C k k, C, k, k).
+
+    The eigenvectors of the patches' covariance, each divided by the root of its eigenvalue plus `eps`, and the same
+    with the sign turned, since a ReLU or GELU sees only one side. Computed in float64. Jordan (2024), section 3.2.
+    """
+    c = pictures.shape[1]
+    patches = np.lib.stride_tricks.sliding_window_view(pictures, (kernel_size, kernel_size), axis=(2, 3))
+    patches = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, c * kernel_size**2).astype(np.float64)
+    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, c, kernel_size, kernel_size)
+    return np.concatenate([filters, -filters]).astype(np.float32)
+
+
 def orthogonalise(matrix, steps=5):
     """Nearly the closest matrix with orthonormal rows or columns: all singular values are moved to about 1.
 
@@ -1026,20 +1073,6 @@ class Together(Optimizer):
             optimizer.load_state_dict(state)
 
 
-def whitening_filters(pictures, kernel_size=2, eps=5e-4):
-    """Filters that make patches of `pictures` (N, C, H, W) uncorrelated with variance 1: (2 C k k, C, k, k).
-
-    The eigenvectors of the patches' covariance, each divided by the root of its eigenvalue plus `eps`, and the same
-    with the sign turned, since a ReLU or GELU sees only one side. Computed in float64. Jordan (2024), section 3.2.
-    """
-    c = pictures.shape[1]
-    patches = np.lib.stride_tricks.sliding_window_view(pictures, (kernel_size, kernel_size), axis=(2, 3))
-    patches = patches.transpose(0, 2, 3, 1, 4, 5).reshape(-1, c * kernel_size**2).astype(np.float64)
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, c, kernel_size, kernel_size)
-    return np.concatenate([filters, -filters]).astype(np.float32)
-
-
 class WhitenedNet(Module):
     """A small, fast network for CIFAR-10: logits (N, classes) of pictures (N, 3, 32, 32) with mean 0 and variance 1.
 
@@ -1074,3 +1107,21 @@ class WhitenedNet(Module):
         """Logits (N, classes)."""
         features = self.layers(gelu(self.whiten(x)))
         return self.head(features) * (1 / features.shape[1])
+
+
+def mean_over_views(model, pictures, batch=500):
+    """Logits (N, classes) of pictures (N, C, H, W): a weighted mean over six views, from batches of bounded memory.
+
+    Half of it from the picture and its mirror image, half from both moved by one pixel up left and down right.
+    The model is put into evaluation mode. Jordan (2024), section 3.6.
+    """
+    model.eval()
+    height, width, out = *pictures.shape[2:], []
+    with no_grad():
+        for first in range(0, len(pictures), batch):
+            x = pictures[first : first + batch]
+            wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+            views = [(0.25, x), (0.125, wide[:, :, :height, :width]), (0.125, wide[:, :, 2:, 2:])]
+            out.append(sum(share * (model(Tensor(np.ascontiguousarray(v))).data + model(Tensor(v[..., ::-1].copy())).data)
+                           for share, v in views))
+    return np.concatenate(out)

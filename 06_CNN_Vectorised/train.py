@@ -14,14 +14,23 @@ from zlib import crc32
 import numpy as np
 
 from shared import datasets
-from shared.cnn import Conv2d, Muon, Together, WhitenedNet, random_crop, random_flip, vgg, whitening_filters
+from shared.cnn import (
+    Conv2d,
+    Muon,
+    Together,
+    WhitenedNet,
+    cifar10_pixels,
+    mean_over_views,
+    mnist_pixels,
+    random_crop,
+    random_flip,
+    vgg,
+    whitening_filters,
+)
 from shared.runs import fit, main
 from shared.scalar_mlp import SGD
-from shared.tensor import Tensor, manual_seed, no_grad
+from shared.tensor import manual_seed
 from shared.tensor_mlp import AdamW, DataLoader, LambdaLR, OneCycleLR, Trainer, accuracy, cross_entropy, random_shift
-
-CIFAR_MEAN = np.float32([0.4914, 0.4822, 0.4465]).reshape(3, 1, 1)  # of each channel over the training pictures, from 0 to 1
-CIFAR_STD = np.float32([0.2470, 0.2435, 0.2616]).reshape(3, 1, 1)
 
 
 def mnist_cnn():
@@ -31,7 +40,7 @@ def mnist_cnn():
 
 def digits(pictures, labels):
     """Bytes (N, 28, 28) and labels as pictures (N, 1, 28, 28) of mean 0 and variance 1, and integers."""
-    return (pictures[:, None] / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081), labels.astype(np.int64)
+    return mnist_pixels(pictures), labels.astype(np.int64)
 
 
 def train_mnist(seed, epochs, folder):
@@ -58,23 +67,9 @@ def train_mnist(seed, epochs, folder):
     }
 
 
-def cifar_pictures(pictures):
-    """Bytes (N, 3, 32, 32) as floats; each channel has mean 0 and variance 1 over the training set."""
-    return (pictures / np.float32(255) - CIFAR_MEAN) / CIFAR_STD
-
-
-def cifar_predict(model, pictures, batch=500):
+def cifar_predict(model, pictures):
     """Logits (N, 10) of bytes (N, 3, 32, 32): the mean over six views, flipped or not, centred or moved by one pixel."""
-    model.eval()
-    out = []
-    with no_grad():
-        for first in range(0, len(pictures), batch):
-            x = cifar_pictures(pictures[first : first + batch])
-            wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
-            views = [(0.5, x), (0.25, wide[:, :, :32, :32]), (0.25, wide[:, :, 2:, 2:])]
-            out.append(sum(share / 2 * (model(Tensor(np.ascontiguousarray(v))).data + model(Tensor(v[..., ::-1].copy())).data)
-                           for share, v in views))
-    return np.concatenate(out)
+    return mean_over_views(model, cifar10_pixels(pictures))
 
 
 def normalise_filters(model):
@@ -93,7 +88,7 @@ def train_cifar10(seed, epochs, folder):
     data, batch = datasets.cifar10(), 2000
     manual_seed(seed)
     model, order = WhitenedNet(), np.random.default_rng(seed + 1)
-    model.whiten.weight.data[...] = whitening_filters(cifar_pictures(data.x_train[:5000]))
+    model.whiten.weight.data[...] = whitening_filters(cifar10_pixels(data.x_train[:5000]))
     decay = 2e-6 * batch
     filters = [p for p in model.layers.parameters() if p.requires_grad and p.data.ndim == 4]
     biases = [p for p in model.parameters() if p.requires_grad and p.data.ndim == 1]
@@ -103,7 +98,7 @@ def train_cifar10(seed, epochs, folder):
              {"params": [model.head.weight], "lr": 0.67, "weight_decay": decay / 0.67}], momentum=0.85, nesterov=True),
     )
     train = DataLoader((data.x_train, data.y_train), batch, shuffle=True, generator=order,
-                       transform=lambda x, y: (random_crop(random_flip(cifar_pictures(x), order), order, 2), y.astype(np.int64)))
+                       transform=lambda x, y: (random_crop(random_flip(cifar10_pixels(x), order), order, 2), y.astype(np.int64)))
     steps = epochs * len(train)
     normalise_filters(model)
     trainer = Trainer(
@@ -124,7 +119,7 @@ def train_cifar10(seed, epochs, folder):
     }
 
 
-RUNS = {"mnist": (train_mnist, "mnist_cnn", 6), "cifar10": (train_cifar10, "cifar10_cnn", 6)}
+RUNS = {"mnist": (train_mnist, "mnist_cnn", 6), "cifar10": (train_cifar10, "cifar10_cnn", 12)}
 
 
 if __name__ == "__main__":

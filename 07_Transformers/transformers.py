@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.memory import keep_freed_memory
 from shared.scalar_mlp import Module, data_of
-from shared.tensor import default_generator, differentiable, is_grad_enabled, no_grad
+from shared.tensor import Tensor, default_generator, differentiable, is_grad_enabled, no_grad
 from shared.tensor_mlp import (
     AdamW,
     Dropout,
@@ -410,45 +411,58 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
-def _column_sums(rows):
-    """The sums down the columns of (N, C), as a product because that is faster."""
-    return np.ones(len(rows), rows.dtype) @ rows
-
-
 @differentiable
 def _layer_norm(x, weight, bias, *, eps, centred):
-    """`layer_norm` of x (..., C), or `rms_norm` where not `centred`, as one operation."""
+    """`layer_norm` of x (..., C), or `rms_norm` where not `centred`, as one operation; the rows are shared by the threads."""
     rows = x.reshape(-1, x.shape[-1])
-    average = np.full(rows.shape[1], 1 / rows.shape[1], rows.dtype)  # a mean is a product with these
-    n = rows - (rows @ average)[:, None] if centred else rows.copy()
-    r = np.einsum("nc,nc->n", n, n)
-    r /= rows.shape[1]
-    r += eps
-    r = np.reciprocal(np.sqrt(r, out=r), out=r)[:, None]
-    n *= r
-    y = n.copy() if weight is None else n * weight
-    if bias is not None:
-        y = np.add(y, bias, out=y if y.dtype == bias.dtype else None)
+    y, n, r = np.empty_like(rows), np.empty_like(rows), np.empty((len(rows), 1), rows.dtype)
+
+    def some(start, stop):
+        part = slice(start, stop)
+        _normalise(rows[part], n[part], r[part], eps, centred)
+        np.multiply(n[part], 1 if weight is None else weight, out=y[part])
+        if bias is not None:
+            y[part] += bias
+
+    parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
 
     def pullback(g, wanted):
-        g = g.reshape(rows.shape)
-        dx = dweight = dbias = None
-        if wanted[0]:
-            dx = g.copy() if weight is None else g * weight
-            along = np.einsum("nc,nc->n", dx, n)
-            along /= rows.shape[1]
-            if centred:
-                dx -= (dx @ average)[:, None]
-            dx -= n * along[:, None]
-            dx *= r
-            dx = dx.reshape(x.shape)
-        if wanted[1]:
-            dweight = np.einsum("nc,nc->c", g, n)
-        if wanted[2]:
-            dbias = _column_sums(g)
-        return dx, dweight, dbias
+        g, dx, sums = g.reshape(rows.shape), np.empty_like(rows), []
+
+        def some(start, stop):
+            part = slice(start, stop)
+            if wanted[0]:
+                _normalise_back(g[part], weight, n[part], r[part], dx[part], centred)
+            sums.append((start, np.einsum("nc,nc->c", g[part], n[part]) if wanted[1] else None,
+                         np.ones(stop - start, g.dtype) @ g[part] if wanted[2] else None))  # a sum, as a product
+
+        parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
+        _, dweight, dbias = zip(*sorted(sums, key=lambda s: s[0]), strict=True)
+        return dx.reshape(x.shape), sum(dweight) if wanted[1] else None, sum(dbias) if wanted[2] else None
 
     return y.reshape(x.shape), pullback
+
+
+def _normalise(x, n, r, eps, centred):
+    """Write 1 / sqrt(mean square + eps) of each row of x (N, C), less its mean where `centred`, into r, and x times it into n."""
+    average = np.full(x.shape[1], 1 / x.shape[1], x.dtype)  # a mean is a product with these
+    np.subtract(x, (x @ average)[:, None] if centred else 0, out=n)
+    square = np.einsum("nc,nc->n", n, n)[:, None]
+    np.sqrt(square / x.shape[1] + eps, out=r)
+    np.reciprocal(r, out=r)
+    n *= r
+
+
+def _normalise_back(g, weight, n, r, dx, centred):
+    """Write r * (d - mean(d) - n * mean(d * n)) into dx, where d = g * weight; without the first mean where not `centred`."""
+    average = np.full(n.shape[1], 1 / n.shape[1], n.dtype)
+    np.multiply(g, 1 if weight is None else weight, out=dx)
+    along = np.einsum("nc,nc->n", dx, n)
+    along /= n.shape[1]
+    if centred:
+        dx -= (dx @ average)[:, None]
+    dx -= n * along[:, None]
+    dx *= r
 
 
 def _normalised(name, input, normalized_shape, weight, bias, eps, centred):
@@ -702,8 +716,8 @@ class _Attention:
 
 
 @differentiable
-def _attention(query, key, value, mask=None, *, scale=None, causal=False, offset=0, dropout_p=0.0, generator=None):
-    """`scaled_dot_product_attention` as one operation; `offset` is the position of the first query among the keys."""
+def _attention(query, key, value, mask=None, *, scale=None, causal=False, dropout_p=0.0, generator=None):
+    """`scaled_dot_product_attention` as one operation."""
     lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     dtype = np.result_type(query, key, value)
 
@@ -714,7 +728,7 @@ def _attention(query, key, value, mask=None, *, scale=None, causal=False, offset
     q, k, v = (four(a, a.shape[-2:]) for a in (query, key, value))
     sizes = (query.shape[-2], key.shape[-2])
     m = None if mask is None else four(mask, sizes)
-    core = _Attention(q, k, v, m, scale=scale, causal=causal, offset=offset, dropout_p=dropout_p, generator=generator)
+    core = _Attention(q, k, v, m, scale=scale, causal=causal, dropout_p=dropout_p, generator=generator)
     out = core.forward(np.empty((*q.shape[:3], v.shape[3]), dtype), keep=is_grad_enabled())
 
     def pullback(g, wanted):
@@ -825,38 +839,47 @@ class MultiHeadAttention(Module):
         With `cache`, a KVCache, x holds the positions after those in the cache, and sees those too; only under no_grad().
         """
         qkv, p = self.c_attn(x), self.dropout if self.training else 0.0
-        if cache is None and attn_mask is None:
+        if cache is not None:
+            y = self._cached(qkv, attn_mask, cache)
+        elif attn_mask is not None:
+            y = self._masked(qkv, attn_mask, p)
+        else:
             turns = None if self.rotary is None else self.rotary.table(0, x.shape[1])
             y = _packed_attention(qkv, heads=self.n_head, causal=self.causal, turns=turns, dropout_p=p,
                                   generator=default_generator())
-        else:
-            y = self._apart(qkv, attn_mask, cache, p)
         return self.resid_dropout(self.c_proj(y))
 
     def extra_repr(self):
         """The sizes."""
         return f"n_embd={self.n_embd}, n_head={self.n_head}, causal={self.causal}"
 
-    def _apart(self, qkv, attn_mask, cache, p):
-        """Attention on queries, keys and values as tensors of their own, with a mask or a cache."""
-        q, k, v = self.heads(qkv, 0 if cache is None else cache.length)
-        if cache is None:
-            if self.causal and attn_mask is not None:
-                attn_mask = _with_triangle(attn_mask, q.shape[2])
-            y = scaled_dot_product_attention(q, k, v, attn_mask, p)
-        elif is_grad_enabled() and qkv.requires_grad:
-            raise RuntimeError("MultiHeadAttention: a cache keeps no graph; use it under no_grad()")
-        elif attn_mask is not None:
-            raise ValueError("MultiHeadAttention: attn_mask and cache were both given; a cache needs no mask")
-        else:
-            offset = cache.length
-            y = _attention(q, *cache.append(k.data, v.data), causal=self.causal and q.shape[2] > 1, offset=offset)
-        return y.transpose(1, 2).reshape(*qkv.shape[:2], self.n_embd)
+    def _masked(self, qkv, attn_mask, p):
+        """Attention under a mask, on queries, keys and values as tensors of their own."""
+        q, k, v = self.heads(qkv)
+        if self.causal:
+            attn_mask = _with_triangle(attn_mask, q.shape[2])
+        return scaled_dot_product_attention(q, k, v, attn_mask, p).transpose(1, 2).reshape(*qkv.shape[:2], self.n_embd)
 
-    def heads(self, qkv, offset=0):
+    def _cached(self, qkv, attn_mask, cache):
+        """Attention of the positions that follow those in the cache; on arrays, since there is no graph."""
+        if is_grad_enabled() and qkv.requires_grad:
+            raise RuntimeError("MultiHeadAttention: a cache keeps no graph; use it under no_grad()")
+        if attn_mask is not None:
+            raise ValueError("MultiHeadAttention: attn_mask and cache were both given; a cache needs no mask")
+        batch, length, _ = qkv.shape
+        y, offset = np.empty((batch, length, self.n_embd), qkv.dtype), cache.length
+        parts = (batch, length, -1, self.n_head, self.n_embd // self.n_head)
+        q, k, v = qkv.data.reshape(parts).transpose(2, 0, 3, 1, 4)
+        if self.rotary is not None:
+            q, k = (self.rotary(Tensor(a, copy=False), offset).data for a in (q, k))
+        core = _Attention(q, *cache.append(k, v), causal=self.causal and length > 1, offset=offset)
+        core.forward(y.reshape(parts).transpose(2, 0, 3, 1, 4)[0], keep=False)
+        return Tensor(y, copy=False)
+
+    def heads(self, qkv):
         """Queries, keys and values (B, H, T, D) from the result (B, T, 3 C) of `c_attn`, turned where there is a rotary."""
         q, k, v = qkv.reshape(*qkv.shape[:2], 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-        return (q, k, v) if self.rotary is None else (self.rotary(q, offset), self.rotary(k, offset), v)
+        return (q, k, v) if self.rotary is None else (self.rotary(q), self.rotary(k), v)
 
     def weights(self, x):
         """How much each position looks at each other one: the attention weights (B, H, T, T) for x (B, T, n_embd)."""
@@ -977,6 +1000,7 @@ class GPT(Module):
 
     def __init__(self, config, generator=None):
         generator = default_generator() if generator is None else np.random.default_rng(generator)
+        keep_freed_memory()
         self.config = config
         rotary = sinusoidal = None
         if config.positions == "rotary":
@@ -1120,7 +1144,7 @@ def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if top_p is not None:
         order = np.argsort(-p, axis=-1, kind="stable")
         ranked = np.take_along_axis(p, order, -1)
-        ranked[ranked.cumsum(-1) - ranked >= top_p] = 0  # those before it have enough already
+        ranked[..., 1:][ranked.cumsum(-1)[..., :-1] >= top_p] = 0  # those before it have enough already
         np.put_along_axis(p, order, ranked, -1)
         p /= p.sum(-1, keepdims=True)
     return p

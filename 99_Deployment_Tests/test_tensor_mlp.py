@@ -157,6 +157,69 @@ def test_gelu_equals_its_unfused_twin():
     np.testing.assert_allclose(x.grad, twin.grad, rtol=1e-10)
 
 
+def spread(kind):
+    """Numbers of one shape, (6, 4, 5, 7), that lie in memory in different ways."""
+    x = numbers(0, 6, 4, 5, 7)
+    return {
+        "plain": lambda: x,
+        "channels last": lambda: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+        "transposed": lambda: numbers(0, 7, 5, 4, 6).T,
+        "broadcast": lambda: np.broadcast_to(x[:, :1, :, :1], x.shape),
+        "one number": lambda: np.broadcast_to(np.array(0.3), x.shape),
+        "sliced": lambda: numbers(0, 12, 4, 5, 22)[::2, :, :, 1::3],
+        "reversed": lambda: x[::-1, :, ::-1, ::-1],
+        "channels last, reversed": lambda: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)[:, ::-1],
+        "a row of ones": lambda: x.reshape(6, 1, 20, 7, 1)[:, :, :, :, 0],
+        "empty": lambda: x[:, :0], "no axes": lambda: x[0, 0, 0, 0],
+    }[kind]()
+
+
+KINDS_OF_MEMORY = ["plain", "channels last", "transposed", "broadcast", "one number", "sliced", "reversed",
+                   "channels last, reversed", "a row of ones", "empty", "no axes"]
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("upstream_too", [True, False])
+@pytest.mark.parametrize("kind", KINDS_OF_MEMORY)
+def test_gelu_does_not_depend_on_how_its_input_lies_in_memory(kind, upstream_too, approximate, monkeypatch):
+    """In pieces of 100 numbers on two threads, so that a wrong order would show."""
+    monkeypatch.setattr(mlp, "_PIECE", 100)
+    shared_out = []
+
+    def parallel_for(function, count, least=1):
+        shared_out.append(count)
+        half = threading.Thread(target=function, args=(count // 2, count))
+        half.start()
+        function(0, count // 2)
+        half.join()
+
+    monkeypatch.setattr(mlp, "parallel_for", parallel_for)
+    x = np.asarray(spread(kind))
+    before, upstream = x.copy(), x + 1 if upstream_too else np.ones(x.shape)
+    ours, theirs = Tensor(x, requires_grad=True, copy=False), torch.tensor(x.copy(), requires_grad=True)
+    assert np.shares_memory(ours.data, x) or not x.size
+    y, t = gelu(ours, approximate=approximate), F.gelu(theirs, approximate=approximate)
+    y.backward(upstream)
+    t.backward(torch.tensor(np.array(upstream)))
+    assert y.shape == x.shape and y.dtype == np.float64 and shared_out == [x.size]
+    np.testing.assert_allclose(y.data, t.detach().numpy(), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(ours.grad, theirs.grad.numpy(), rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_gelu_keeps_the_order_in_memory_so_that_a_convolution_after_it_need_not_copy():
+    x = np.zeros((2, 3, 4, 5), np.float32).transpose(0, 3, 1, 2)
+    assert gelu(Tensor(x, copy=False)).data.strides == x.strides
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+def test_gelu_takes_integers_as_float32(dtype):
+    x = np.array([[0, 1, 3], [1, 0, 2]]).astype(dtype)
+    y = gelu(Tensor(x))
+    assert y.dtype == np.float32
+    agree(y.data, F.gelu(torch.tensor(x.astype(np.float32))), rtol=1e-6)
+
+
 @given(st.integers(1, 6), st.integers(1, 7), st.sampled_from(["mean", "sum", "none"]), st.sampled_from([0.0, 0.1, 1.0]),
        st.sampled_from([(), (2,), (3, 2)]), st.booleans(), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,18 @@ For use after the course. Each name is written, derived and tested in its chapte
 from types import SimpleNamespace
 
 from shared import functional, tensor_mlp
+from shared.cnn import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    ConvTranspose2d,
+    Dropout2d,
+    Flatten,
+    Identity,
+    MaxPool2d,
+)
 from shared.scalar_mlp import Module
 from shared.tensor_mlp import (
     GELU,
@@ -25,19 +37,33 @@ from shared.tensor_mlp import (
     Tanh,
     clip_grad_norm_,
 )
+from shared.transformers import Embedding, LayerNorm, RMSNorm
 
 __all__ = [
     "GELU",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv2d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout2d",
+    "Embedding",
+    "Flatten",
+    "Identity",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "MSELoss",
+    "MaxPool2d",
     "Module",
     "ModuleDict",
     "ModuleList",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "Sequential",
     "Sigmoid",

@@ -22,10 +22,18 @@ __all__ = [
     "PREDICTION",
     "SCENES",
     "activation_histograms",
+    "adaptive_cells",
     "array_graph",
+    "attention_grid",
+    "attention_plane",
+    "attention_pull",
+    "attention_table",
+    "attention_tiles",
     "block_flow",
     "broadcast_grids",
     "channel_groups",
+    "clock_hands",
+    "coloured_cells",
     "coloured_maps",
     "column_matrix",
     "computation_graph",
@@ -37,23 +45,40 @@ __all__ = [
     "describe",
     "digit_map",
     "displacement_map",
+    "evidence",
     "heat_over",
     "image_sheet",
     "kernel_grid",
+    "letter_map",
+    "letter_table",
+    "looking_back",
+    "lookup",
     "loss_curve",
     "mark_one",
     "matrix",
     "memory_rows",
+    "multi_head_flow",
+    "norm_plane",
+    "normal_circle",
     "painted_scenes",
     "perceptron_update",
     "pictures",
     "pixel_table",
+    "pooling_step",
     "probability_bars",
     "push_and_pull",
     "receptive_pyramid",
+    "residual_blocks",
+    "residual_sketch",
     "residuals",
     "score_ladder",
+    "shaded_text",
+    "shared_statistics",
+    "shown_letter",
     "spread_and_collect",
+    "three_paths",
+    "tie_slopes",
+    "token_strip",
     "training_run",
     "tree_diagram",
     "two_classes",
@@ -927,16 +952,40 @@ def kernel_grid(axes, kernels):
         limit = np.abs(kernel).max() or 1
         ax.imshow(kernel, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
         ax.grid(False)
 
 
-def heat_over(ax, picture, heat, *, cmap="gray_r", alpha=0.65):
-    """Draw a picture (H, W) or (H, W, 3) with `heat` (h, w), from 0 up, laid over it: the hotter, the more opaque."""
+def heat_over(ax, picture, heat, *, cmap="gray_r", alpha=0.7):
+    """Draw a picture (H, W), faintly, or (H, W, 3), and over it `heat` from 0 up: pixels (H, W), or a coarser map as levels."""
     height, width = np.shape(picture)[:2]
-    ax.imshow(picture, cmap=cmap, interpolation="nearest", extent=(0, width, height, 0))
+    faint = {"vmin": 0, "vmax": 2.5 * np.max(picture)} if np.ndim(picture) == 2 else {}
+    ax.imshow(picture, cmap=cmap, interpolation="nearest", extent=(0, width, height, 0), **faint)
     strength = np.asarray(heat, float) / (np.max(heat) or 1)
-    ax.imshow(strength, cmap="YlOrRd", vmin=0, vmax=1, alpha=alpha * strength, interpolation="bilinear",
-              extent=(0, width, height, 0))
+    if strength.shape == (height, width):
+        opaque = alpha * np.round(5 * strength) / 5
+        ax.imshow(strength, cmap="YlOrRd", vmin=0, vmax=1, alpha=opaque, interpolation="nearest", extent=(0, width, height, 0))
+    else:
+        levels = [0.2, 0.4, 0.6, 0.8, 1.01]
+        ax.contourf(*_centres(strength, height, width), levels=levels, cmap="YlOrRd", vmin=0, vmax=1, alpha=alpha)
+    ax.set_axis_off()
+
+
+def _centres(cells, height, width):
+    """Cells (h, w) with a rim of copies, and where their centres lie in a picture of the given size: x, y, cells."""
+    ys, xs = (np.clip((np.arange(n + 2) - 0.5) * size / n, 0, size) for n, size in zip(cells.shape, (height, width), strict=True))
+    return xs, ys, np.pad(cells, 1, mode="edge")
+
+
+def evidence(ax, picture, cells):
+    """Draw what speaks for (red) and against (blue): `cells` (h, w), as levels, under the outline of a picture (H, W)."""
+    height, width = picture.shape
+    limit = np.abs(cells).max() or 1
+    xs, ys, cells = _centres(cells, height, width)
+    ax.contourf(xs, ys, cells / limit, levels=np.linspace(-1, 1, 10), cmap=DIVERGING, vmin=-1, vmax=1)
+    pixels = np.arange(width) + 0.5, np.arange(height) + 0.5
+    ax.contour(*pixels, picture, levels=[0.4 * picture.max()], colors="black", linewidths=0.8)
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     ax.set_axis_off()
 
 
@@ -1101,3 +1150,606 @@ _SCENES = {
         *(("ellipse", (150, 152, 156), (x, 23.7, x + 2.2, 25.9)) for x in (4.5, 10.9, 25.3)),
         ("rectangle", (250, 232, 170), (29.4, 19, 30.6, 20.8))]),
 }
+
+
+# ---- chapter 07: attention, positions, layer norm ----
+
+
+def shown_letter(letter):
+    """A letter as it can be seen: signs for a space and for the end of a line."""
+    return {" ": "\u2423", "\n": "\u21b5"}.get(letter, letter)
+
+
+def looking_back(ax, rows, passages, place, shares):
+    """Draw text that grows: `rows`, each with its last letter new, and beside each the passage where that letter was found.
+
+    place : where in a passage the letter that was copied stands. shares : the probability of each new letter.
+    """
+    from matplotlib.patches import Rectangle
+
+    width = len(rows[0])
+    gap = width + 4
+    for i, (row, passage, share) in enumerate(zip(rows, passages, shares, strict=True)):
+        for x, colour, alpha in ((width - 1, ERROR, 0.55), (gap + place, PREDICTION, 0.5), *((gap + place - k, PREDICTION, 0.15) for k in range(1, 6))):
+            ax.add_patch(Rectangle((x - 0.5, -i - 0.45), 1, 0.9, facecolor=colour, alpha=alpha, linewidth=0))
+        for x, letter in [*enumerate(row), *enumerate(passage, gap)]:
+            ax.text(x, -i, "\u21b5" if letter == "\n" else letter, ha="center", va="center", family="monospace", fontsize=11)
+        ax.text(gap + len(passage) + 3, -i, f"{share:.0%}", ha="right", va="center", fontsize=9)
+    for x, name in ((width / 2, "written so far"), (gap + len(passages[0]) / 2, "where it looked most"), (gap + len(passages[0]) + 2, "chance")):
+        ax.text(x, 1.1, name, ha="center", fontsize=9, color=DATA)
+    ax.set(xlim=(-1, gap + len(passages[0]) + 4), ylim=(-len(rows) + 0.4, 1.8))
+    ax.set_axis_off()
+
+
+def letter_table(ax, values, letters, *, xlabel, ylabel):
+    """Draw a table of numbers of at least 0 with a row and a column for each letter; returns the image, for a colour bar."""
+    image = ax.imshow(values, cmap=LinearSegmentedColormap.from_list("counts", ["#ffffff", PALETTE[4], PREDICTION, "#00263d"]))
+    names = [shown_letter(letter) for letter in letters]
+    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.tick_params(length=0, pad=2)
+    ax.grid(False)
+    return image
+
+
+def lookup(ax, table, ids, names, gradient):
+    """Draw a lookup and its gradient: the table, the rows that `ids` pick, the gradients of those, and their sums.
+
+    table : (V, C). ids : N row numbers. names : V names of the rows. gradient : (N, C), of the picked rows.
+    """
+    from matplotlib.patches import Rectangle
+
+    (count, width), places = table.shape, len(ids)
+    summed = np.zeros(table.shape)
+    np.add.at(summed, ids, gradient)
+    gap, top = 2.2, (places - count) / 2
+    starts = [0, width + gap, 2 * width + 2 * gap, 3 * width + 3 * gap]
+    used = sorted(set(ids))
+    colours = {v: PALETTE[(0, 2, 3, 4, 5, 1)[k % 6]] for k, v in enumerate(used)}
+
+    def cells(values, x, lift, colour):
+        for (i, j), value in np.ndenumerate(values):
+            ax.add_patch(Rectangle((x + j, -i - lift), 0.95, -0.9, facecolor=colour(i), alpha=0.28, linewidth=0))
+            ax.text(x + j + 0.47, -i - lift - 0.46, f"{value:g}".replace("-", "\u2212"), ha="center", va="center", fontsize=8)
+
+    def line(start, end, v, arrow):
+        ax.annotate("", end, start, arrowprops={"arrowstyle": arrow, "color": colours[v], "linewidth": 1.3, "shrinkA": 0,
+                                                "shrinkB": 0})
+
+    cells(table, starts[0], top, lambda v: colours.get(v, DATA))
+    cells(table[ids], starts[1], 0, lambda n: colours[ids[n]])
+    cells(gradient, starts[2], 0, lambda n: GRADIENT)
+    cells(summed, starts[3], top, lambda v: GRADIENT if v in used else DATA)
+    for v, name in enumerate(names):
+        for x in (starts[0] - 0.35, starts[3] + width + 0.35):
+            ax.text(x, -v - top - 0.46, name, ha="center", va="center", fontsize=9)
+    for n, v in enumerate(ids):
+        line((starts[0] + width + 0.05, -v - top - 0.46), (starts[1] - 0.1, -n - 0.46), v, "-|>")
+        line((starts[2] + width + 0.05, -n - 0.46), (starts[3] - 0.1, -v - top - 0.46), v, "-|>")
+        ax.text(starts[1] + width + gap / 2, -n - 0.46, names[v], ha="center", va="center", fontsize=9, color=colours[v])
+    titles = (f"table {table.shape}", f"picked rows {(places, width)}", f"their gradients {(places, width)}",
+              f"the table's gradient {table.shape}")
+    for x, title in zip(starts, titles, strict=True):
+        ax.text(x + width / 2, 0.75 - (top if x in (starts[0], starts[3]) else 0), title, ha="center", fontsize=9)
+    ax.set(xlim=(-0.8, starts[3] + width + 0.8), ylim=(-places - 0.2, 1.4))
+    ax.set_axis_off()
+
+
+def attention_plane(axes, query, keys, values, names):
+    """Draw attention of one query in two dimensions: keys and query as arrows, and the result among the values.
+
+    axes : two of them. query : (2,). keys, values : (S, 2). The weights are the softmax of the products.
+    """
+    scores = keys @ query
+    weights = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    for key, weight, name in zip(keys, weights, names, strict=True):
+        axes[0].annotate("", key, (0, 0), arrowprops=arrow | {"color": PREDICTION, "linewidth": 1 + 5 * weight, "alpha": 0.35 + 0.6 * weight})
+        axes[0].annotate(f"{name}: {weight:.0%}", key, 1.08 * key / np.linalg.norm(key) * (np.linalg.norm(key) + 0.28), ha="center",
+                         va="center", fontsize=8)
+    axes[0].annotate("", query, (0, 0), arrowprops=arrow | {"color": ERROR, "linewidth": 2.4})
+    axes[0].annotate("query", query, query * (1 + 0.3 / np.linalg.norm(query)), ha="center", va="center", fontsize=8, color=ERROR)
+    result = weights @ values
+    for value, weight, name in zip(values, weights, names, strict=True):
+        axes[1].plot(*zip(value, result, strict=True), color=PREDICTION, linewidth=1 + 5 * weight, alpha=0.15 + 0.4 * weight, zorder=1)
+        axes[1].scatter(*value, s=30 + 500 * weight, color=PREDICTION, alpha=0.75, zorder=2, linewidth=0)
+        axes[1].annotate(name, value, (0, 11 + 6 * weight), textcoords="offset points", ha="center", fontsize=8)
+    axes[1].scatter(*result, s=150, marker="*", color=ERROR, zorder=3)
+    for ax in axes:
+        ax.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), aspect="equal", xticks=[], yticks=[])
+        ax.axhline(0, color=DATA, linewidth=0.5, zorder=0)
+        ax.axvline(0, color=DATA, linewidth=0.5, zorder=0)
+        ax.grid(False)
+
+
+def attention_pull(ax, values, weights, g):
+    """Draw attention's gradient for one query: values (S, 2) with their weights, the result, and which scores descent raises.
+
+    g : (2,), dL/d(result). The score of value j has the gradient a_j g.(v_j - y): what lies on the side of -g, seen from the
+    result y, is raised by descent (blue), what lies on the other side is lowered (orange).
+    """
+    y = weights @ values
+    slope = weights * ((values - y) @ g)
+    along = np.array([-g[1], g[0]]) / np.linalg.norm(g)
+    ax.plot(*np.transpose([y - 9 * along, y + 9 * along]), color=DATA, linestyle="dashed", linewidth=1, zorder=0)
+    for value, weight, d in zip(values, weights, slope, strict=True):
+        colour = PREDICTION if d < 0 else GRADIENT
+        ax.plot(*zip(y, value, strict=True), color=colour, linewidth=1, alpha=0.6, zorder=1)
+        ax.scatter(*value, s=40 + 700 * weight, color=colour, alpha=0.8, zorder=2, linewidth=0)
+        text = f"weight {weight:.2f}\nscore {'raised' if d < 0 else 'lowered'}: {-d:+.2f}".replace("-", "\u2212")
+        ax.annotate(text, value, (0, 10 + 13 * weight**0.5), textcoords="offset points", ha="center", fontsize=8)
+    ax.annotate("", y - g, y, arrowprops={"arrowstyle": "-|>", "color": ERROR, "linewidth": 2.6, "shrinkA": 0, "shrinkB": 0})
+    ax.annotate("where the loss\nwants the result", y - g, (6, 0), textcoords="offset points", fontsize=8, color=ERROR, va="center")
+    ax.scatter(*y, s=170, marker="*", color=ERROR, zorder=3)
+    ax.set(xlim=(-2.3, 2.9), ylim=(-1.9, 2.2), aspect="equal", xticks=[], yticks=[])
+    ax.grid(False)
+
+
+def attention_table(ax, weights, queries=None, keys=None, *, numbers=False, colour=PREDICTION):
+    """Draw attention weights (T, S), a row for each query, white at 0; what the causal mask hides stays grey where NaN."""
+    weights = np.asarray(weights, float)
+    paint = LinearSegmentedColormap.from_list("weights", ["#ffffff", colour])
+    paint.set_bad("#dddddd")
+    ax.imshow(np.ma.masked_invalid(weights), cmap=paint, vmin=0, vmax=np.nanmax(weights) or 1)
+    for (i, j), weight in np.ndenumerate(weights) if numbers else []:
+        if np.isfinite(weight):
+            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", fontsize=8)
+    for names, place in ((keys, ax.set_xticks), (queries, ax.set_yticks)):
+        place([] if names is None else range(len(names)), [] if names is None else [shown_letter(n) for n in names])
+    ax.tick_params(length=0)
+    ax.grid(False)
+
+
+def attention_tiles(axes, length, rows):
+    """Sketch in two axes the scores of causal attention: the whole square, and the bands of `rows` queries that are computed."""
+    from matplotlib.patches import Rectangle
+
+    future = np.triu(np.ones((length, length), bool), 1)
+    for ax, title in zip(axes, (f"unfused: {length * length} scores, several times", "fused: one band at a time"), strict=True):
+        for start in range(0, length, rows):
+            end = min(start + rows, length)
+            width = length if ax is axes[0] else end
+            ax.add_patch(Rectangle((0, -end), width, end - start, facecolor=PALETTE[(start // rows) % 2 * 4] if ax is axes[1] else DATA,
+                                   alpha=0.45, edgecolor="white", linewidth=1.5))
+        for i, j in np.argwhere(future) if ax is axes[0] else []:
+            ax.add_patch(Rectangle((j, -i - 1), 1, 1, facecolor="white", alpha=0.65, hatch="////", edgecolor="#bbbbbb", linewidth=0))
+        ax.plot([0, *np.repeat(np.arange(1, length), 2), length], [*np.repeat(-np.arange(length), 2)], color=ERROR, linewidth=1)
+        ax.set(xlim=(-0.3, length + 0.3), ylim=(-length - 0.3, 0.3), aspect="equal", xticks=[], yticks=[], xlabel="keys", ylabel="queries")
+        ax.set_title(title, fontsize=10)
+        ax.grid(False)
+        for side in ax.spines.values():
+            side.set_visible(False)
+
+
+def multi_head_flow(ax, length=4, heads=2, size=3):
+    """Draw the shapes inside multi-head attention for one text: one colour a head, shades for queries, keys and values."""
+    from matplotlib.patches import Rectangle
+
+    width = heads * size
+    colours = [PALETTE[(0, 2, 3, 1)[h % 4]] for h in range(heads)]
+
+    def block(x, y, columns, colour, label="", triangle=False, rows=length, alpha=0.5):
+        for i in range(rows):
+            for j in range(columns):
+                hidden = triangle and j > i
+                ax.add_patch(Rectangle((x + j * 0.5, y - (i + 1) * 0.5), 0.46, 0.46, facecolor="#eeeeee" if hidden else colour,
+                                       alpha=1 if hidden else alpha, linewidth=0))
+        ax.text(x + columns * 0.25, y - rows * 0.25, label, ha="center", va="center", fontsize=10)
+
+    def note(x, y, text, **options):
+        ax.text(x, y, text, ha="center", va="bottom", fontsize=8.5, **options)
+
+    def arrow(x, y, text):
+        ax.annotate("", (x + 0.9, y), (x, y), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 1.2})
+        ax.text(x + 0.42, y + 0.14, text, ha="center", va="bottom", fontsize=8)
+
+    tall = length * 0.5
+    x, middle = 0.0, 0.0
+    block(x, middle + tall / 2, width, DATA, "x")
+    note(x + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
+    x += width * 0.5 + 0.15
+    arrow(x, middle, "c_attn")
+    x += 1.1
+    for part, name in enumerate("qkv"):
+        for h in range(heads):
+            block(x + (part * heads + h) * size * 0.5, middle + tall / 2, size, colours[h], name, alpha=(0.75, 0.5, 0.28)[part])
+    note(x + 3 * width / 4, middle + tall / 2 + 0.1, "(B, T, 3C): queries, keys, values")
+    x += 3 * width * 0.5 + 0.15
+    arrow(x, middle, "split")
+    x += 1.1
+    lifts = [(heads - 1) * (tall + 0.6) / 2 - h * (tall + 0.6) for h in range(heads)]
+    for h, lift in enumerate(lifts):
+        for part, name in enumerate("qkv"):
+            block(x + part * (size * 0.5 + 0.15), lift + tall / 2, size, colours[h], name, alpha=(0.75, 0.5, 0.28)[part])
+    note(x + 0.75 * size + 0.15, lifts[0] + tall / 2 + 0.1, "each (B, H, T, D)")
+    x += 3 * size * 0.5 + 0.45
+    for h, lift in enumerate(lifts):
+        arrow(x, lift, "softmax" if h == 0 else "")
+        block(x + 1.1, lift + tall / 2, length, colours[h], "A", triangle=True)
+        arrow(x + 1.2 + tall, lift, "A v" if h == 0 else "")
+        block(x + 2.3 + tall, lift + tall / 2, size, colours[h], "y")
+    note(x + 1.1 + tall / 2, lifts[0] + tall / 2 + 0.1, "(B, H, T, T)")
+    note(x + 2.3 + tall + size / 4, lifts[0] + tall / 2 + 0.1, "(B, H, T, D)")
+    x += 2.45 + tall + size * 0.5
+    arrow(x, middle, "join")
+    x += 1.1
+    for h in range(heads):
+        block(x + h * size * 0.5, middle + tall / 2, size, colours[h], "y")
+    note(x + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
+    x += width * 0.5 + 0.15
+    arrow(x, middle, "c_proj")
+    block(x + 1.1, middle + tall / 2, width, DATA, "result")
+    note(x + 1.1 + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
+    ax.set(xlim=(-0.3, x + 1.4 + width * 0.5), ylim=(lifts[-1] - tall / 2 - 0.2, lifts[0] + tall / 2 + 0.6), aspect="equal")
+    ax.set_axis_off()
+
+
+def coloured_cells(ax, texts, groups, title):
+    """Draw a table of short texts, each cell in the colour of its group, a number."""
+    from matplotlib.patches import Rectangle
+
+    for (i, j), text in np.ndenumerate(texts):
+        ax.add_patch(Rectangle((j, -i), 0.94, -0.94, facecolor=PALETTE[(0, 2, 3, 1)[groups[i, j] % 4]], alpha=0.35, linewidth=0))
+        ax.text(j + 0.47, -i - 0.47, text, ha="center", va="center", fontsize=9)
+    ax.set(xlim=(-0.1, texts.shape[1] + 0.1), ylim=(-len(texts) - 0.1, 0.1), aspect="equal")
+    ax.set_title(title, fontsize=10)
+    ax.set_axis_off()
+
+
+def clock_hands(ax, angles, rows, columns):
+    """Draw a hand on a clock for each angle of `angles` (R, T), in radians from the right; rows and columns have names."""
+    ring = np.linspace(0, 2 * np.pi, 60)
+    for (i, t), angle in np.ndenumerate(angles):
+        ax.plot(t + 0.4 * np.cos(ring), -i + 0.4 * np.sin(ring), color="#cccccc", linewidth=0.8)
+        ax.annotate("", (t + 0.42 * np.cos(angle), -i + 0.42 * np.sin(angle)), (t, -i),
+                    arrowprops={"arrowstyle": "-|>", "color": PALETTE[i % len(PALETTE)], "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0})
+    for i, name in enumerate(rows):
+        ax.text(-0.65, -i, name, ha="right", va="center", fontsize=9)
+    for t, name in enumerate(columns):
+        ax.text(t, -len(rows) + 0.42, name, ha="center", va="top", fontsize=9)
+    ax.set(xlim=(-3.0, len(columns) - 0.4), ylim=(-len(rows) + 0.1, 0.55), aspect="equal")
+    ax.set_axis_off()
+
+
+def norm_plane(axes, x, n, g, dx):
+    """Draw layer norm of three numbers in the plane at right angles to (1, 1, 1): x (N, 3) and n on a circle; g, and dx.
+
+    Left stands what layer norm does to the points, right the gradients: g as it arrives, and what is left of it.
+    """
+    across = np.array([[1, -1, 0] / np.sqrt(2), [1, 1, -2] / np.sqrt(6)])
+    x, n, g, dx = (a @ across.T for a in (x, n, g, dx))
+    ring = np.sqrt(3) * np.exp(1j * np.linspace(0, 2 * np.pi, 120))
+    for ax in axes:
+        ax.plot(ring.real, ring.imag, color=DATA, linewidth=1)
+        ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-4.2, 4.2), ylim=(-3.6, 3.6))
+        ax.grid(False)
+    for start, end in zip(x, n, strict=True):
+        axes[0].plot(*zip(start, end, strict=True), color=DATA, linewidth=0.7, zorder=1)
+    axes[0].scatter(*x.T, s=26, color=DATA, zorder=2, label="tokens")
+    axes[0].scatter(*n.T, s=26, color=PREDICTION, zorder=3, label="normalised")
+    axes[0].plot(0, 0, "+", color="black")
+    axes[0].legend(loc="lower right", fontsize=8)
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    axes[1].plot([], [], color="#cccccc", linewidth=2, label="arrives")
+    axes[1].plot([], [], color=GRADIENT, linewidth=2, label="passes")
+    for point, before, after in zip(n, g, dx, strict=True):
+        axes[1].annotate("", point + before, point, arrowprops=arrow | {"color": "#cccccc", "linewidth": 1.6})
+        axes[1].annotate("", point + after, point, arrowprops=arrow | {"color": GRADIENT, "linewidth": 2.2})
+    axes[1].scatter(*n.T, s=22, color=PREDICTION, zorder=3)
+    axes[1].legend(loc="lower right", fontsize=8)
+
+
+def residual_blocks(ax):
+    """Draw a transformer block in both ways: norms on the branches (pre-norm), and norms on the stream (post-norm)."""
+    from matplotlib.patches import FancyBboxPatch
+
+    def box(x, y, text, colour):
+        ax.add_patch(FancyBboxPatch((x - 0.62, y - 0.2), 1.24, 0.4, boxstyle="round,pad=0.05", facecolor=colour, alpha=0.35,
+                                    edgecolor=DATA, linewidth=0.8, zorder=3))
+        ax.text(x, y, text, ha="center", va="center", fontsize=8.5, zorder=4)
+
+    def line(points, colour, width, arrow=False):
+        ax.plot(*np.transpose(points), color=colour, linewidth=width, zorder=1, solid_capstyle="round")
+        if arrow:
+            ax.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0,
+                                                                "shrinkB": 0})
+
+    def plus(x, y):
+        ax.text(x, y, "+", ha="center", va="center", fontsize=12, zorder=4,
+                bbox={"boxstyle": "circle,pad=0.12", "facecolor": "white", "edgecolor": "black", "linewidth": 1})
+
+    branch = {"attention": PREDICTION, "feed-forward": PALETTE[2]}
+    for top, title in ((1.6, "pre-norm"), (-0.9, "post-norm")):
+        stream = top - 0.85
+        ax.text(-0.35, stream + 0.75, title, ha="left", va="center", fontsize=10, weight="bold")
+        line([(-0.3, stream), (10.6, stream)], PREDICTION, 3.5, arrow=True)
+        for start, name in ((0.5, "attention"), (5.6, "feed-forward")):
+            if title == "pre-norm":
+                line([(start, stream), (start, stream + 0.75), (start + 4.1, stream + 0.75), (start + 4.1, stream + 0.2)], DATA, 1.3, True)
+                box(start + 1.2, stream + 0.75, "norm", GRADIENT)
+                box(start + 2.9, stream + 0.75, name, branch[name])
+                plus(start + 4.1, stream)
+            else:
+                line([(start, stream), (start, stream + 0.75), (start + 2.6, stream + 0.75), (start + 2.6, stream + 0.2)], DATA, 1.3, True)
+                box(start + 1.3, stream + 0.75, name, branch[name])
+                plus(start + 2.6, stream)
+                box(start + 3.75, stream, "norm", GRADIENT)
+    ax.set(xlim=(-0.5, 10.8), ylim=(-2.15, 1.9))
+    ax.set_axis_off()
+
+
+def _cells(ax, origin, shape, colours, *, side=1.0, numbers=None):
+    """Draw cells of `side` with their upper left corner at `origin`; `colours` and `numbers` are tables of that shape."""
+    from matplotlib.patches import Rectangle
+
+    for i, j in np.ndindex(*shape):
+        x, y = origin[0] + j * side, origin[1] - (i + 1) * side
+        ax.add_patch(Rectangle((x, y), side, side, facecolor=colours[i][j], edgecolor="white", linewidth=0.7))
+        if numbers is not None:
+            text = f"{numbers[i][j]:.3g}".replace("-", "\u2212")
+            ax.text(x + side / 2, y + side / 2, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(ax, start, end, colour, *, bend=0.0, width=1.6, style="-|>"):
+    """An arrow from `start` to `end`, bent to its right by `bend`."""
+    ax.annotate("", end, start, arrowprops={"arrowstyle": style, "color": colour, "linewidth": width, "shrinkA": 0,
+                                            "shrinkB": 0, "connectionstyle": f"arc3,rad={bend}"})
+
+
+def pooling_step(axes, picture, size, pooled, gradient, returned):
+    """Draw pooling there and back in four axes: the picture in windows of `size`, the result, its gradient, and what returns.
+
+    Windows alternate between two tints; the largest number of each is framed, the first one where several are equal.
+    """
+    from matplotlib.patches import Rectangle
+
+    tints = np.array([[PALETTE[4], PALETTE[2]], [PALETTE[2], PALETTE[4]]])
+    wide = np.array([[tints[i // size % 2, j // size % 2] for j in range(picture.shape[1])] for i in range(picture.shape[0])])
+    small = wide[::size, ::size]
+    tables = ((picture, wide, "pixels"), (pooled, small, "largest of each window"),
+              (gradient, small, "gradient of the result"), (returned, wide, "gradient of the pixels"))
+    for ax, (values, colours, title) in zip(axes, tables, strict=True):
+        pale = [[(*matplotlib.colors.to_rgb(c), 0.3) for c in row] for row in colours]
+        _cells(ax, (0, 0), values.shape, pale, numbers=values)
+        ax.set(xlim=(-0.1, values.shape[1] + 0.1), ylim=(-values.shape[0] - 0.1, 0.1), aspect="equal")
+        ax.set_title(title, fontsize=10)
+        ax.set_axis_off()
+    for i, j in np.ndindex(*pooled.shape):
+        window = picture[i * size : (i + 1) * size, j * size : (j + 1) * size]
+        row, column = np.unravel_index(np.argmax(window), window.shape)
+        for ax in (axes[0], axes[3]):
+            ax.add_patch(Rectangle((j * size + column + 0.05, -i * size - row - 0.95), 0.9, 0.9, fill=False,
+                                   edgecolor=ERROR, linewidth=2))
+
+
+def tie_slopes(ax, candidates, reach=1.0):
+    """Draw the level lines of max(a, b) around a tie, and `candidates` {name: (da, db, colour)} for a gradient there."""
+    for level in np.linspace(-0.75, 0.75, 7) * reach:
+        ax.plot([-reach, level, level], [level, level, -reach], color=DATA, linewidth=0.9)
+        ax.text(-0.97 * reach, level + 0.02, f"max = {level:.2g}".replace("-", "\u2212"), color=DATA, fontsize=7, va="bottom")
+    ax.plot([-reach, reach], [-reach, reach], color="black", linestyle="dotted", linewidth=1.2)
+    ax.plot([0.8 * reach, 0], [0, 0.8 * reach], color=PALETTE[2], linewidth=6, alpha=0.35, solid_capstyle="round")
+    for name, (da, db, colour) in sorted(candidates.items(), key=lambda item: -sum(item[1][:2])):  # the longest first
+        _arrow(ax, (0, 0), (0.8 * reach * da, 0.8 * reach * db), colour, width=2.2)
+        ax.text(0.8 * reach * da + 0.05, 0.8 * reach * db - 0.1, name, color=colour, fontsize=10, weight="bold",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+    ax.set(xlim=(-reach, 1.25 * reach), ylim=(-reach, 1.1 * reach), aspect="equal", xlabel="first number of the window, a",
+           ylabel="second number, b", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+    ax.grid(False)
+
+
+def adaptive_cells(ax, size, counts):
+    """Draw along one axis of `size` pixels which of them each cell of an adaptive pooling averages, a row for each count."""
+    from matplotlib.patches import Rectangle
+
+    lines = [(0, [(i, i + 1) for i in range(size)])]
+    lines += [(m, [(size * i // m, -(-size * (i + 1) // m)) for i in range(m)]) for m in counts]
+    top, ticks = 0.0, []
+    for m, cells in lines:
+        overlapping = any(stop > start for (_, stop), (start, _) in pairwise(cells))
+        ticks.append((top - (0.55 if overlapping else 0.3), f"{size} pixels" if m == 0 else f"{m} cell" + "s" * (m > 1)))
+        for i, (first, last) in enumerate(cells):
+            y = top - 0.6 - (0.55 if overlapping and i % 2 else 0.0)
+            ax.add_patch(Rectangle((first + 0.06, y), last - first - 0.12, 0.45, alpha=0.75,
+                                   facecolor="#dddddd" if m == 0 else PALETTE[i % 5], edgecolor="black", linewidth=0.6))
+            text = f"{i}" if m == 0 else f"1/{last - first}"
+            ax.text((first + last) / 2, y + 0.22, text, ha="center", va="center", fontsize=8)
+        top -= 1.6 if overlapping else 1.0
+    ax.set(xlim=(-0.2, size + 0.2), ylim=(top, 0.1), xticks=[], yticks=[y for y, _ in ticks])
+    ax.set_yticklabels([text for _, text in ticks])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+
+
+def shared_statistics(ax, pictures=4, channels=3, side=4):
+    """Draw a batch of maps as cells: those of one colour, a channel in all pictures, share one mean and one variance."""
+    step = 0.25 * side + 0.35
+    for n, c in np.ndindex(pictures, channels):
+        _cells(ax, (n * step, -c * step), (side, side), [[PALETTE[c]] * side] * side, side=0.25)
+    for c in range(channels):
+        y = -c * step - 0.125 * side
+        _arrow(ax, (pictures * step - 0.25, y), (pictures * step + 0.35, y), PALETTE[c])
+        ax.text(pictures * step + 0.45, y, rf"$\mu_{c},\ \sigma^2_{c}$, then $\gamma_{c},\ \beta_{c}$", va="center", fontsize=11)
+        ax.text(-0.15, y, f"channel {c}", ha="right", va="center", fontsize=9)
+    for n in range(pictures):
+        ax.text(n * step + 0.125 * side, 0.12, f"picture {n}", ha="center", fontsize=9)
+    ax.set(xlim=(-1.1, pictures * step + 2.3), ylim=(-channels * step + 0.25, 0.4), aspect="equal")
+    ax.set_axis_off()
+
+
+def three_paths(ax):
+    """Draw how one number of a batch reaches the normalised ones: directly, through the mean, through the variance."""
+    places = {"x": (0, 0), "mu": (1.5, 1.25), "c": (3.2, 0), "var": (4.6, -1.25),
+              "r": (6.6, -1.25), "n": (8.0, 0), "L": (10.6, 0)}
+    texts = {"x": r"$x_j$", "mu": r"$\mu=\frac{1}{M}\sum x_i$", "c": r"$c_i=x_i-\mu$",
+             "var": r"$\sigma^2=\frac{1}{M}\sum c_i^2$", "r": r"$r=\frac{1}{\sqrt{\sigma^2+\varepsilon}}$",
+             "n": r"$\hat{x}_i=c_i\,r$", "L": r"$y_i=\gamma\hat{x}_i+\beta\ \to\ L$"}
+    paths = [(PREDICTION, ("x", "c", "n"), "1. directly, for i = j only"),
+             (PALETTE[2], ("x", "mu", "c"), "2. through the mean, to every i"),
+             (PALETTE[3], ("c", "var", "r", "n"), "3. through the variance, to every i")]
+    half = {"x": 0.2, "mu": 0.58, "c": 0.6, "var": 0.66, "r": 0.6, "n": 0.5, "L": 0.95}
+    for colour, stops, _ in paths:
+        for start, end in pairwise(stops):
+            (x0, y0), (x1, y1) = places[start], places[end]
+            if y0 == y1:
+                ends = (x0 + half[start], y0), (x1 - half[end], y1)
+            elif start in ("x", "c"):  # leaves its box upwards or downwards
+                ends = (x0 + 0.1, y0 + 0.28 * np.sign(y1 - y0)), (x1 - half[end], y1)
+            else:
+                ends = (x0 + half[start], y0), (x1 - 0.1, y1 + 0.28 * np.sign(y0 - y1))
+            _arrow(ax, *ends, colour, width=2)
+    _arrow(ax, (places["n"][0] + half["n"], 0), (places["L"][0] - half["L"], 0), DATA, width=2)
+    for name, (x, y) in places.items():
+        ax.text(x, y, texts[name], ha="center", va="center", fontsize=12,
+                bbox={"boxstyle": "round,pad=0.35", "facecolor": "white", "edgecolor": DATA})
+    for (colour, _, text), place in zip(paths, ((5.4, 0.27), (2.6, 1.45), (2.2, -1.7)), strict=True):
+        ax.text(*place, text, color=colour, fontsize=9, ha="center" if place[1] == 0.27 else "left")
+    ax.set(xlim=(-0.6, 11.8), ylim=(-1.95, 1.85))
+    ax.set_axis_off()
+
+
+def normal_circle(ax, x, upstream):
+    """Draw batch norm of three numbers in the plane of vectors whose sum is 0: normalised they lie on a circle.
+
+    x : (3,), upstream : (3,) a gradient by the normalised numbers. What of it survives is the part along the circle.
+    """
+    axes = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
+    centred, pull = axes @ (x - x.mean()), axes @ upstream
+    along = centred / np.linalg.norm(centred)
+    place = 3**0.5 * along
+    kept = pull - along * (pull @ along)
+    turn = np.linspace(0, 2 * np.pi, 200)
+    ax.plot(3**0.5 * np.cos(turn), 3**0.5 * np.sin(turn), color=DATA, linewidth=1.2)
+    ax.plot([0, 3.6 * along[0]], [0, 3.6 * along[1]], color=DATA, linewidth=1, linestyle="dashed")
+    ax.plot(*centred, "o", color=DATA)
+    ax.plot(*place, "o", color=PREDICTION, zorder=4)
+    _arrow(ax, place, place + pull, GRADIENT, width=2)
+    _arrow(ax, place, place + kept, ERROR, width=2.4)
+    ax.plot(*np.stack([place + pull, place + kept]).T, color=DATA, linestyle="dotted", linewidth=1.2)
+    for at, text, colour, offset, side in (
+        (centred, "x, centred", "black", (9, -9), "left"),
+        (place, r"$\hat{x}$", PREDICTION, (-9, -13), "right"),
+        (place + pull, r"$h=\partial L/\partial\hat{x}$, without its mean", GRADIENT, (6, 4), "left"),
+        (place + kept, "what is left of it:\nalong the circle", ERROR, (-8, 0), "right"),
+        (3.6 * along, "every x on this ray\ngives the same output", DATA, (6, -4), "left"),
+    ):
+        ax.annotate(text, at, xytext=offset, textcoords="offset points", color=colour, fontsize=9, ha=side)
+    ax.plot(0, 0, "+", color="black")
+    ax.set(xlim=(-2.6, 5.4), ylim=(-1.9, 3.4), aspect="equal")
+    ax.set_axis_off()
+
+
+def residual_sketch(ax, blocks=3):
+    """Draw `blocks` residual blocks in a row: the signal's way above, the gradient's way back below."""
+    from matplotlib.patches import Circle, FancyBboxPatch
+
+    for back, level in ((False, 0.0), (True, -2.3)):
+        colour = GRADIENT if back else PREDICTION
+        for k in range(blocks):
+            left = 3.0 * k
+            ax.add_patch(FancyBboxPatch((left + 0.85, level + 0.55), 1.0, 0.5, boxstyle="round,pad=0.08", facecolor="white",
+                                        edgecolor="black", linewidth=1))
+            name = rf"$J_{k + 1}^\top$" if back else rf"$f_{k + 1}$"
+            ax.text(left + 1.35, level + 0.8, name, ha="center", va="center", fontsize=12)
+            meet, part = (left + 0.25, left + 2.5) if back else (left + 2.5, left + 0.25)
+            way = [(part, level), (part, level + 0.8), (left + (1.93 if back else 0.77), level + 0.8)]
+            ax.plot(*zip(*way[:2], strict=True), color=colour, linewidth=2)
+            _arrow(ax, way[1], way[2], colour, width=2)
+            out = (left + (0.77 if back else 1.93), level + 0.8)
+            ax.plot([out[0], meet], [out[1]] * 2, color=colour, linewidth=2)
+            _arrow(ax, (meet, level + 0.8), (meet, level + 0.17), colour, width=2)
+            ax.add_patch(Circle((meet, level), 0.15, facecolor="white", edgecolor="black", zorder=8))
+            ax.text(meet, level, "+", ha="center", va="center", fontsize=12, zorder=9)
+        ends = (3.0 * blocks + 0.1, -0.5)
+        start, stop = ends if back else ends[::-1]
+        _arrow(ax, (start, level), (stop, level), colour, width=3)
+        first, last = (rf"$\partial L/\partial x_{k}$" if back else f"$x_{k}$" for k in (0, blocks))
+        ax.text(-0.6, level, first, ha="right", va="center", fontsize=12, color=colour)
+        ax.text(3.0 * blocks + 0.2, level, last, ha="left", va="center", fontsize=12, color=colour)
+    ax.set(xlim=(-1.8, 3.0 * blocks + 1.2), ylim=(-2.7, 1.3))
+    ax.set_axis_off()
+
+
+# ---- chapter 07: texts, their pieces, and what a model thinks of each letter ----
+
+
+def _letter_places(text, columns):
+    """Break a text into rows of at most `columns` letters: the (row, column) of each, and the number of rows.
+
+    A line's end stands at the end of its row; what follows begins the next one.
+    """
+    places, row, column = [], 0, 0
+    for letter in text:
+        if column == columns:
+            row, column = row + 1, 0
+        places.append((row, column))
+        row, column = (row + 1, 0) if letter == "\n" else (row, column + 1)
+    return places, max((row for row, _ in places), default=0) + 1
+
+
+def _letters(ax, text, columns, fontsize):
+    """Write a text into bare axes, in cells of one width, the first row at the top; returns the cells' (row, column)."""
+    places, rows = _letter_places(text, columns)
+    for letter, (row, column) in zip(text, places, strict=True):
+        ax.text(column + 0.5, row + 0.54, "\u21b5" if letter == "\n" else letter, ha="center", va="center",
+                family="monospace", fontsize=fontsize, color=DATA if letter == "\n" else "black", in_layout=False)
+    ax.set(xlim=(0, columns), ylim=(rows, 0))
+    ax.grid(False)
+    ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    return places
+
+
+def shaded_text(ax, text, values, *, columns=72, colour=ERROR, vmax=None, fontsize=9, mark=None):
+    """Write a text, each letter on a ground as dark as its value, from 0 to `vmax` (the largest); NaN stays white.
+
+    `mark` is the place of a letter to frame. Returns what a colour bar needs.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Rectangle
+
+    paint = ScalarMappable(Normalize(0, np.nanmax(values) if vmax is None else vmax),
+                           LinearSegmentedColormap.from_list("shades", ["#ffffff", colour]))
+    for i, (row, column) in enumerate(_letters(ax, text, columns, fontsize)):
+        if np.isfinite(values[i]):
+            ax.add_patch(Rectangle((column, row), 1, 1, facecolor=paint.to_rgba(values[i]), linewidth=0, zorder=0))
+        if i == mark:
+            ax.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="black", linewidth=1.2))
+    return paint
+
+
+def token_strip(ax, pieces, *, columns=72, fontsize=9):
+    """Write a text that is cut into pieces, each on a ground of its own, neighbours in different colours."""
+    from matplotlib.patches import Rectangle
+
+    grounds = ["#CFE4F2", "#F8E2B8", "#CDEBDF", "#F2DCE8"]
+    places = _letters(ax, "".join(pieces), columns, fontsize)
+    owners = [i for i, piece in enumerate(pieces) for _ in piece]
+    for place, (row, column) in enumerate(places):
+        ax.add_patch(Rectangle((column, row + 0.06), 1, 0.88, facecolor=grounds[owners[place] % 4], linewidth=0, zorder=0))
+        if place == 0 or owners[place] != owners[place - 1]:
+            ax.plot([column, column], [row + 0.06, row + 0.94], color=DATA, linewidth=0.8)
+
+
+def attention_grid(axes, maps):
+    """Attention maps (layers, heads, T, T), a row of axes for each layer; square roots, so that weak weights are seen."""
+    for layer, row in enumerate(axes):
+        for head, ax in enumerate(row):
+            attention_table(ax, np.sqrt(maps[layer, head]))
+            ax.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
+
+
+def letter_map(ax, points, names, groups):
+    """Write names at their points (N, 2) in the colour of their group; `groups` is a table from a group's name to its members."""
+    for (group, members), colour in zip(groups.items(), PALETTE, strict=False):
+        chosen = [i for i, name in enumerate(names) if name in members]
+        ax.scatter(*points[chosen].T, s=150, color=colour, alpha=0.18, linewidths=0, label=group)
+        for i in chosen:
+            ax.text(*points[i], shown_letter(names[i]), ha="center", va="center", fontsize=9, color=colour)
+    ax.legend(fontsize=8)

@@ -8,15 +8,10 @@ installed are left out: ``pip install torch autograd npTensor``.
 """
 
 import argparse
-import os
-import resource
-import subprocess
-import sys
-import time
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
+from compare import Contestant, beside, serve
 
 SIZES, BATCH = (784, 256, 128, 10), 128
 
@@ -141,72 +136,18 @@ def nptensor():
 ENGINES = {"ours": ours, "PyTorch": pytorch, "HIPS autograd": hips_autograd, "npTensor": nptensor}
 
 
-def work(engine):
-    """A contestant's process: for each line "n" on its input it makes n steps and prints their median time, the last
-    loss, and its peak memory."""
-    step = ENGINES[engine]()
-    print("ready", flush=True)
-    for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            loss = step()
-            times.append(time.perf_counter() - start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(float(np.median(times)), loss, peak, flush=True)
-
-
-class Contestant:
-    """A process that waits until it is its turn."""
-
-    def __init__(self, engine):
-        root = str(Path(__file__).resolve().parents[2])
-        threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "2")
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--engine", engine], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env={**os.environ, **threads, "PYTHONPATH": root})
-        self.alive = self.process.stdout.readline().strip() == "ready"
-
-    def run(self, steps):
-        """Median seconds of a step, the last loss, and the peak memory in MB."""
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        return tuple(map(float, self.process.stdout.readline().split()))
-
-    def close(self):
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def main(arguments=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="pairs of runs for each engine (default 20)")
-    parser.add_argument("--steps", type=int, default=40, help="steps in a run (default 40)")
+    parser.add_argument("--seconds", type=float, default=0.1, help="length of a run (default 0.1)")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.engine:
-        work(options.engine)
+        serve(ENGINES[options.engine]())
         return
-    contestants = {name: Contestant(name) for name in ENGINES}
-    first = contestants["ours"]
-    losses = {name: c.run(20)[1] for name, c in contestants.items() if c.alive}  # the warm-up; after it all agree
-    print(f"{'':14} | ms a step | ratio ours / other (10 % to 90 %) | peak MB | loss after 20 steps")
-    for name, other in contestants.items():
-        if not other.alive:
-            print(f"{name:14} | not installed")
-            continue
-        if name == "ours":
-            continue
-        pairs = np.array([(first.run(options.steps), other.run(options.steps)) for _ in range(options.rounds)])
-        low, middle, high = np.percentile(pairs[:, 0, 0] / pairs[:, 1, 0], [10, 50, 90])
-        print(f"{name:14} | {1e3 * np.median(pairs[:, 1, 0]):9.2f} | {middle:.2f} ({low:.2f} to {high:.2f})"
-              f"{'':16} | {pairs[-1, 1, 2]:7.0f} | {losses[name]:.4f}")
-        mine = pairs[:, 0]
-    print(f"{'ours':14} | {1e3 * np.median(mine[:, 0]):9.2f} | {'':34}| {mine[-1, 2]:7.0f} | {losses['ours']:.4f}")
-    for contestant in contestants.values():
-        contestant.close()
+    contestants = {name: Contestant(__file__, "--engine", name) for name in ENGINES}
+    beside("a step", contestants, options.rounds, options.seconds, warm_up=20)
 
 
 if __name__ == "__main__":
