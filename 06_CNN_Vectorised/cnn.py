@@ -167,7 +167,7 @@ def _column_blocks(pictures, windows, start, stop):
 
 def _least(*sizes):
     """How many pictures are worth a thread of their own, where one costs as many multiplications as the product of `sizes`."""
-    return 1 + int(1e7 / max(1, prod(sizes)))
+    return 1 + int(4e7 / max(1, prod(sizes)))
 
 
 def _convolve(x, weight, windows, bias=None):

@@ -115,7 +115,7 @@ def train_cifar10(seed, epochs, folder):
         "crc32_of_test_pixels": f"{crc32(data.x_test):08x}",  # tells copies of the data set apart
         "figure": {"test_accuracy": round(float(correct.mean()), 4)},
         "seed": seed, "epochs": epochs, "steps": trainer.step, "minutes": minutes,
-        "images_per_second": round(epochs * len(data.x_train) / (60 * minutes)),
+        "images_per_second": round(epochs * len(data.x_train) / (60 * max(minutes, 0.1))),
     }
 
 

@@ -28,19 +28,21 @@ CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 class Windows:
     """`steps` batches of windows of a text, ids (N,), cut out at random places: inputs (batch, length), and what follows.
 
-    `generator` is a NumPy generator, whose state a resumed run gets back. `length` may be changed between epochs.
+    `sizes` is (batch, length), or a function that returns them, asked before each batch. `generator` is a NumPy generator,
+    whose state a resumed run gets back.
     """
 
-    def __init__(self, ids, batch, length, steps, generator):
-        self.ids, self.batch, self.length, self.steps, self.generator = ids, batch, length, steps, generator
+    def __init__(self, ids, sizes, steps, generator):
+        self.ids, self.sizes, self.steps, self.generator = ids, sizes, steps, generator
 
     def __len__(self):
         return self.steps
 
     def __iter__(self):
         for _ in range(self.steps):
-            starts = self.generator.integers(0, len(self.ids) - self.length, (self.batch, 1))
-            window = self.ids[starts + np.arange(self.length + 1)]
+            batch, length = self.sizes() if callable(self.sizes) else self.sizes
+            starts = self.generator.integers(0, len(self.ids) - length, (batch, 1))
+            window = self.ids[starts + np.arange(length + 1)]
             yield Tensor(window[:, :-1]), Tensor(window[:, 1:])
 
 
@@ -138,7 +140,7 @@ def train_small(seed, epochs, folder, rate=3e-3):
     manual_seed(seed)
     config = GPTConfig(tokenizer.vocab_size, block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False)
     model = GPT(config)
-    train = Windows(train_ids, 12, config.block_size, 100, np.random.default_rng(seed + 1))
+    train = Windows(train_ids, (12, config.block_size), 100, np.random.default_rng(seed + 1))
     steps = epochs * len(train)
     optimizer = AdamW(decay_groups(model, 0.1), lr=rate, betas=(0.9, 0.99))
     trainer = Trainer(model, optimizer, next_token_loss, schedule="batch", folder=folder, max_norm=1.0,
@@ -158,7 +160,7 @@ def train_best(seed, epochs, folder):
     config = GPTConfig(tokenizer.vocab_size, block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.2, bias=False,
                        norm="rms", positions="rotary", activation="relu2", tie_weights=False)
     model = GPT(config)
-    train = Windows(train_ids, 16, config.block_size, 100, np.random.default_rng(seed + 1))
+    train = Windows(train_ids, None, 100, np.random.default_rng(seed + 1))
     steps = epochs * len(train)
     matrices = [p for block in model.transformer.h for p in block.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
@@ -167,13 +169,11 @@ def train_best(seed, epochs, folder):
     trainer = Trainer(model, optimizer, next_token_loss, schedule="batch", folder=folder, max_norm=1.0,
                       scheduler=LambdaLR(optimizer, trapezoid(steps, 100, steps * 2 // 5)))
 
-    def grow(trainer):
+    def sizes():
         """Half of the context in the first half of the run, with as many characters a step."""
-        late = trainer.step >= steps // 2
-        train.length, train.batch = (256, 16) if late else (128, 32)
+        return (16, 256) if trainer.step >= steps // 2 else (32, 128)
 
-    trainer.on_step = grow
-    grow(trainer)
+    train.sizes = sizes
     validation = consecutive(validation_ids, 16, config.block_size)
     minutes = fit(trainer, train, validation, epochs)
     plain = trainer.evaluate(validation)["loss"]

@@ -62,6 +62,637 @@ __all__ = [
 ]
 
 
+def _rows_added_up(ids, g, count):
+    """An array of `count` rows in which row i is the sum of the rows of g (N, C) whose id is i."""
+    if count <= 512:  # few rows: a product with the one-hot matrix
+        chosen = np.zeros((len(ids), count), g.dtype)
+        chosen[np.arange(len(ids)), ids] = 1
+        return chosen.T @ g
+    d = np.zeros((count, g.shape[1]), g.dtype)
+    if len(ids):
+        order = np.argsort(ids, kind="stable")
+        rows, starts = np.unique(ids[order], return_index=True)
+        d[rows] = np.add.reduceat(g[order], starts)  # sorted, and summed run by run
+    return d
+
+
+@differentiable
+def _embedding(weight, *, ids, padding_idx):
+    """`embedding` as one operation."""
+    def pullback(g):
+        d = _rows_added_up(ids.reshape(-1), g.reshape(-1, weight.shape[1]), len(weight))
+        if padding_idx is not None:
+            d[padding_idx] = 0
+        return d
+
+    return weight[ids], pullback
+
+
+def embedding(input, weight, padding_idx=None):
+    """Rows of `weight` (V, C), picked by the ids in `input`, integers of any shape (...): the result is (..., C).
+
+    The gradient of a row is the sum over all places where its id stands; row `padding_idx` gets none.
+    Raises TypeError where ids are not integers, IndexError, with the id and its place, where one is not from 0 to V - 1.
+    """
+    ids, (count, _) = np.asarray(data_of(input)), np.shape(data_of(weight))
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"embedding: ids are integers, got {ids.dtype}")
+    if ids.size and not (ids.min() >= 0 and ids.max() < count):
+        place = tuple(np.argwhere((ids < 0) | (ids >= count))[0].tolist())
+        raise IndexError(f"embedding: id {ids[place]} at {place} is outside of 0 to {count - 1}")
+    return _embedding(weight, ids=ids, padding_idx=padding_idx)
+
+
+class Embedding(Module):
+    """A table of `num_embeddings` vectors of `embedding_dim` numbers, looked up by id; see `embedding`.
+
+    `weight` (num_embeddings, embedding_dim) starts normal with mean 0 and variance 1, row `padding_idx` at 0, as in
+    PyTorch. `generator` is a NumPy generator; without one the engine's own is used. Raises ValueError for a size below 1
+    and for a padding_idx that is no row.
+    """
+
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None, *, generator=None):
+        if num_embeddings < 1 or embedding_dim < 1:
+            raise ValueError(f"Embedding: expected sizes of at least 1, got {num_embeddings} and {embedding_dim}")
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"Embedding: padding_idx {padding_idx} is none of the {num_embeddings} rows")
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        self.weight = Parameter(np.empty((num_embeddings, embedding_dim), np.float32))
+        normal_(self.weight, generator=generator)
+        if padding_idx is not None:
+            self.weight.data[padding_idx] = 0
+
+    def forward(self, input):
+        """Vectors (..., embedding_dim) for ids (...)."""
+        return embedding(input, self.weight, self.padding_idx)
+
+    def extra_repr(self):
+        """The sizes, as PyTorch prints them."""
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+
+
+def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
+    """softmax(query key^T * scale) of tensors (..., L, D) and (..., S, D): (..., L, S), the rows of which add up to 1.
+
+    The first half of `scaled_dot_product_attention`, whose arguments it has, step by step; for looking at. A row that may
+    look at nothing is 0.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query @ key.transpose(-2, -1)) * scale
+    hidden = np.zeros(scores.shape, bool)
+    if is_causal:
+        hidden |= ~np.tri(*scores.shape[-2:], dtype=bool)
+    if attn_mask is not None and data_of(attn_mask).dtype.kind == "b":
+        hidden |= ~data_of(attn_mask)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+        hidden |= np.isneginf(scores.data)
+    blind = hidden.all(-1, keepdims=True)
+    return scores.masked_fill(hidden & ~blind, -np.inf).masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+
+
+_TILE = 1 << 15  # scores that are worked on at a time, so that several passes over them stay in the cache
+
+
+class _Attention:
+    """One call of attention on arrays q (B, H, L, D), k (B, H, S, D) and v (B, H, S, E), forward and backward.
+
+    The scores are never whole: they come in tiles (b, h, keys, rows), some queries against the keys that they may see.
+    Keys run down the columns, since NumPy adds up columns faster than rows. The tiles of exponentials are kept for the
+    backward pass, where `keep` says so; all else is computed again. The row that a softmax divides by divides the
+    result instead, which is smaller. Groups of heads are spread over the threads. `offset` is the position of the first
+    query, where it is causal. The idea of tiles: Dao et al. (2022), FlashAttention.
+    """
+
+    def __init__(self, q, k, v, mask=None, *, scale=None, causal=False, offset=0, dropout_p=0.0, generator=None):
+        self.q, self.k, self.v, self.mask = q, k, v, mask
+        self.scale = q.dtype.type(q.shape[-1] ** -0.5 if scale is None else scale)
+        self.causal, self.offset, self.dropout_p = causal, offset, dropout_p
+        (batch, heads, length, _), keys = q.shape, k.shape[2]
+        rows = min(length, max(32, _TILE // max(heads * keys, 1)))
+        each = min(heads, max(1, _TILE // max(rows * keys, 1)))  # heads in a tile
+        some = max(1, _TILE // max(heads * rows * keys, 1)) if rows == length and each == heads else 1
+        self.groups = [(slice(b, b + some), slice(h, h + each))
+                       for b in range(0, batch, some) for h in range(0, heads, each)]
+        ends = [min(r + rows, length) for r in range(0, length, rows)]
+        self.bands = [(slice(end - min(rows, end - start), end), min(keys, end + offset) if causal else keys)
+                      for start, end in zip(range(0, length, rows), ends, strict=True)]
+        self.least = max(1, 100_000 // max(some * each * length * keys, 1))  # groups that are worth a thread
+        self.seeds = generator.integers(2**63, size=(len(self.groups), len(self.bands))) if dropout_p else None
+        self.inverse = np.empty((batch, heads, length), q.dtype)
+        self.tiles = [[None] * len(self.bands) for _ in self.groups]
+
+    def forward(self, out, keep):
+        """Write softmax(q k^T * scale) v into `out` (B, H, L, E), which may be a view."""
+        def some(start, stop):
+            for group in range(start, stop):
+                place = self.groups[group]
+                for band, (rows, seen) in enumerate(self.bands):
+                    e = self._exponentials(place, rows, seen)
+                    total = np.ones(seen, e.dtype) @ e  # (b, h, rows)
+                    if self.mask is not None or not seen:
+                        total[total == 0] = np.inf  # a row that sees nothing: its result is 0
+                    inverse = np.reciprocal(total, out=self.inverse[(*place, rows)])
+                    kept = e * self._kept(group, band, e.shape) if self.dropout_p else e
+                    y = np.matmul(kept.swapaxes(-1, -2), self.v[place][:, :, :seen], out=out[(*place, rows)])
+                    y *= inverse[..., None]
+                    if keep:
+                        self.tiles[group][band] = e
+
+        parallel_for(some, len(self.groups), self.least)
+        return out
+
+    def _exponentials(self, place, rows, seen):
+        """exp(score - largest score of the query), one tile: (b, h, seen, rows)."""
+        s = self.k[place][:, :, :seen] @ (self.q[(*place, rows)] * self.scale).swapaxes(-1, -2)
+        first = rows.start + self.offset + 1  # the first key that some query of the tile must not see
+        if self.causal and first < seen:
+            late = s[:, :, first:]
+            late += np.where(np.tri(*late.shape[2:], dtype=bool), s.dtype.type(-np.inf), s.dtype.type(0))
+        if self.mask is not None:
+            mask = self.mask[(*place, rows)][..., :seen].swapaxes(-1, -2)
+            np.copyto(s, -np.inf, where=~mask) if mask.dtype.kind == "b" else np.add(s, mask, out=s)
+        top = np.maximum.reduce(s, 2, keepdims=True, initial=-np.inf if self.mask is not None or not seen else None)
+        if self.mask is not None:
+            top[np.isneginf(top)] = 0
+        s -= top
+        return np.exp(s, out=s)
+
+    def _kept(self, group, band, shape):
+        """What dropout multiplies a tile with: 0 with probability `dropout_p`, else 1 / (1 - p). Drawn again when needed."""
+        generator = np.random.Generator(np.random.SFC64(self.seeds[group, band]))
+        kept = generator.integers(0, 1 << 16, shape, np.uint16) >= round(self.dropout_p * (1 << 16))
+        return kept * self.q.dtype.type(1 / (1 - self.dropout_p) if self.dropout_p < 1 else 0)
+
+    def backward(self, g, out, dq, dk, dv, dmask=None):
+        """Write the gradients, from that of the result, g, and the result, `out` (B, H, L, E), into dq, dk and dv."""
+        def some(start, stop):
+            for group in range(start, stop):
+                place = self.groups[group]
+                k, v = self.k[place], self.v[place]
+                dk[place], dv[place] = 0, 0
+                for band, (rows, seen) in enumerate(self.bands):
+                    e = kept = self.tiles[group][band]
+                    above = g[(*place, rows)] * self.inverse[(*place, rows)][..., None]
+                    d = v[:, :, :seen] @ above.swapaxes(-1, -2)  # of the weights
+                    if self.dropout_p:
+                        factor = self._kept(group, band, e.shape)
+                        d *= factor
+                        kept = e * factor
+                    dv[place][:, :, :seen] += kept @ above
+                    d -= np.einsum("bhre,bhre->bhr", above, out[(*place, rows)])[:, :, None]
+                    d *= e  # of the scores
+                    dk[place][:, :, :seen] += d @ (self.q[(*place, rows)] * self.scale)
+                    d = d.swapaxes(-1, -2)
+                    np.multiply(d @ k[:, :, :seen], self.scale, out=dq[(*place, rows)])
+                    if dmask is not None:
+                        dmask[(*place, rows)][..., :seen] = d
+
+        parallel_for(some, len(self.groups), self.least)
+
+
+@differentiable
+def _attention(query, key, value, mask=None, *, scale=None, causal=False, dropout_p=0.0, generator=None):
+    """`scaled_dot_product_attention` as one operation."""
+    lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    dtype = np.result_type(query, key, value)
+
+    def four(a, last):  # (..., L, D) as (B, H, L, D)
+        a = np.broadcast_to(np.asarray(a, dtype) if a.dtype.kind == "f" else a, (*lead, *last))
+        return a.reshape(-1, lead[-1] if len(lead) > 1 else 1, *last)
+
+    q, k, v = (four(a, a.shape[-2:]) for a in (query, key, value))
+    sizes = (query.shape[-2], key.shape[-2])
+    m = None if mask is None else four(mask, sizes)
+    core = _Attention(q, k, v, m, scale=scale, causal=causal, dropout_p=dropout_p, generator=generator)
+    out = core.forward(np.empty((*q.shape[:3], v.shape[3]), dtype), keep=is_grad_enabled())
+
+    def pullback(g, wanted):
+        dq, dk, dv = np.empty(q.shape, dtype), np.empty(k.shape, dtype), np.empty(v.shape, dtype)
+        dmask = np.zeros(m.shape, dtype) if len(wanted) > 3 and wanted[3] else None
+        core.backward(four(g, g.shape[-2:]), out, dq, dk, dv, dmask)
+        shaped = [d.reshape(*lead, *d.shape[-2:]) if w else None
+                  for d, w in zip((dq, dk, dv, dmask), wanted, strict=False)]
+        return tuple(shaped)
+
+    return out.reshape(*lead, *out.shape[-2:]), pullback
+
+
+def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, *,
+                                 generator=None):
+    """softmax(query key^T * scale) value, for query (..., L, D), key (..., S, D), value (..., S, E): (..., L, E).
+
+    `attn_mask` broadcasts to (..., L, S): booleans, true where a query may look at a key, or numbers that are added to
+    the scores. With `is_causal` query i sees the keys 0 to i. `scale` is 1 / sqrt(D) unless given. `dropout_p` is the
+    probability with which a weight is set to 0, and the others divided by 1 - p, always, as in PyTorch: pass 0 outside of
+    training. A query that may look at nothing gets zeros. The scores are never twice in memory.
+    Raises ValueError where shapes do not fit, for a mask beside `is_causal`, and for a `dropout_p` outside 0 to 1.
+    Vaswani et al. (2017), Attention is all you need, section 3.2.
+    """
+    name, (q, k, v) = "scaled_dot_product_attention", (np.shape(data_of(a)) for a in (query, key, value))
+    if min(len(q), len(k), len(v)) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
+        raise ValueError(f"{name}: query {q}, key {k} and value {v} do not fit; expected (..., L, D), (..., S, D), (..., S, E)")
+    if attn_mask is not None and is_causal:
+        raise ValueError(f"{name}: attn_mask and is_causal were both given; put the triangle into the mask")
+    if not 0 <= dropout_p <= 1:
+        raise ValueError(f"{name}: dropout_p is a probability from 0 to 1, got {dropout_p}")
+    options = {"scale": scale, "causal": is_causal, "dropout_p": dropout_p, "generator": generator or default_generator()}
+    if attn_mask is None:
+        return _attention(query, key, value, **options)
+    return _attention(query, key, value, attn_mask, **options)
+
+
+@differentiable
+def _packed_attention(qkv, *, heads, causal=True, turns=None, dropout_p=0.0, generator=None):
+    """Attention of qkv (B, T, 3 C), queries, keys and values side by side, each of `heads` parts: (B, T, C).
+
+    One operation, so that the gradient of all three is written into one array. `turns` (T, C / heads / 2) are those of
+    a RotaryEmbedding.
+    """
+    batch, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+
+    def parts(a):  # views (B, H, T, D) of each third
+        return a.reshape(batch, length, -1, heads, width // heads).transpose(2, 0, 3, 1, 4)
+
+    q, k, v = parts(qkv)
+    if turns is not None:
+        turns = np.tile(turns, (1, 2 * heads)).astype(np.result_type(qkv.dtype, np.complex64))  # of q and k together
+        q, k = parts((qkv[:, :, : 2 * width].view(turns.dtype) * turns).view(qkv.dtype))
+    core = _Attention(q, k, v, causal=causal, dropout_p=dropout_p, generator=generator)
+    y = np.empty((batch, length, width), qkv.dtype)
+    out = core.forward(parts(y)[0], keep=is_grad_enabled())
+
+    def pullback(g):
+        d = np.empty(qkv.shape, qkv.dtype)
+        core.backward(parts(g)[0], out, *parts(d))
+        if turns is not None:
+            both = d[:, :, : 2 * width].view(turns.dtype)
+            both *= turns.conj()
+        return d
+
+    return y, pullback
+
+
+class MultiHeadAttention(Module):
+    """Self-attention of `n_head` heads: x (B, T, n_embd) to the same shape. Causal: no position sees a later one.
+
+    `c_attn` makes queries, keys and values in one product, (3 n_embd, n_embd); `c_proj` mixes the heads' results. These
+    are GPT-2's names; in PyTorch's MultiheadAttention they are in_proj and out_proj. `dropout` acts on the weights of
+    attention and on the result, in training. `rotary` is a RotaryEmbedding of n_embd / n_head columns, or None.
+    Raises ValueError where n_head does not divide n_embd. Vaswani et al. (2017), section 3.2.2.
+    """
+
+    def __init__(self, n_embd, n_head, *, dropout=0.0, bias=True, causal=True, rotary=None, generator=None):
+        if n_head < 1 or n_embd % n_head:
+            raise ValueError(f"MultiHeadAttention: the width n_embd = {n_embd} is not divisible by n_head = {n_head}")
+        self.n_embd, self.n_head, self.causal, self.dropout = n_embd, n_head, causal, dropout
+        self.c_attn = Linear(n_embd, 3 * n_embd, bias, generator=generator)
+        self.c_proj = Linear(n_embd, n_embd, bias, generator=generator)
+        self.resid_dropout = Dropout(dropout)
+        self.rotary = rotary
+
+    def forward(self, x, attn_mask=None, cache=None):
+        """x (B, T, n_embd) to the same shape. `attn_mask` as in `scaled_dot_product_attention`, broadcast to (B, H, T, T).
+
+        With `cache`, a KVCache, x holds the positions after those in the cache, and sees those too; only under no_grad().
+        """
+        qkv, p = self.c_attn(x), self.dropout if self.training else 0.0
+        if cache is not None:
+            y = self._cached(qkv, attn_mask, cache)
+        elif attn_mask is not None:
+            y = self._masked(qkv, attn_mask, p)
+        else:
+            turns = None if self.rotary is None else self.rotary.table(0, x.shape[1])
+            y = _packed_attention(qkv, heads=self.n_head, causal=self.causal, turns=turns, dropout_p=p,
+                                  generator=default_generator())
+        return self.resid_dropout(self.c_proj(y))
+
+    def extra_repr(self):
+        """The sizes."""
+        return f"n_embd={self.n_embd}, n_head={self.n_head}, causal={self.causal}"
+
+    def _masked(self, qkv, attn_mask, p):
+        """Attention under a mask, on queries, keys and values as tensors of their own."""
+        q, k, v = self.heads(qkv)
+        if self.causal:
+            attn_mask = _with_triangle(attn_mask, q.shape[2])
+        return scaled_dot_product_attention(q, k, v, attn_mask, p).transpose(1, 2).reshape(*qkv.shape[:2], self.n_embd)
+
+    def _cached(self, qkv, attn_mask, cache):
+        """Attention of the positions that follow those in the cache; on arrays, since there is no graph."""
+        if is_grad_enabled() and qkv.requires_grad:
+            raise RuntimeError("MultiHeadAttention: a cache keeps no graph; use it under no_grad()")
+        if attn_mask is not None:
+            raise ValueError("MultiHeadAttention: attn_mask and cache were both given; a cache needs no mask")
+        batch, length, _ = qkv.shape
+        y, offset = np.empty((batch, length, self.n_embd), qkv.dtype), cache.length
+        parts = (batch, length, -1, self.n_head, self.n_embd // self.n_head)
+        q, k, v = qkv.data.reshape(parts).transpose(2, 0, 3, 1, 4)
+        if self.rotary is not None:
+            q, k = (self.rotary(Tensor(a, copy=False), offset).data for a in (q, k))
+        core = _Attention(q, *cache.append(k, v), causal=self.causal and length > 1, offset=offset)
+        core.forward(y.reshape(parts).transpose(2, 0, 3, 1, 4)[0], keep=False)
+        return Tensor(y, copy=False)
+
+    def heads(self, qkv):
+        """Queries, keys and values (B, H, T, D) from the result (B, T, 3 C) of `c_attn`, turned where there is a rotary."""
+        q, k, v = qkv.reshape(*qkv.shape[:2], 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
+        return (q, k, v) if self.rotary is None else (self.rotary(q), self.rotary(k), v)
+
+    def weights(self, x):
+        """How much each position looks at each other one: the attention weights (B, H, T, T) for x (B, T, n_embd)."""
+        q, k, _ = self.heads(self.c_attn(x))
+        return attention_weights(q, k, is_causal=self.causal)
+
+
+def _with_triangle(attn_mask, length):
+    """A mask that also hides what comes later: booleans stay booleans, numbers get -inf there."""
+    past = np.tri(length, dtype=bool)
+    if data_of(attn_mask).dtype.kind == "b":
+        return data_of(attn_mask) & past
+    return attn_mask + np.where(past, 0, -np.inf).astype(data_of(attn_mask).dtype)
+
+
+class SinusoidalPositionalEncoding(Module):
+    """Adds to x (..., T, n_embd) waves of its positions: even columns sin(t w_i), odd ones cos(t w_i), w_i = base^(-2i/n_embd).
+
+    Nothing is trained. Raises ValueError for an odd `n_embd`, and for positions past `max_positions`.
+    Vaswani et al. (2017), Attention is all you need, section 3.5.
+    """
+
+    def __init__(self, n_embd, max_positions=1024, base=10000.0):
+        if n_embd % 2:
+            raise ValueError(f"SinusoidalPositionalEncoding: n_embd must be even, a sine and a cosine each, got {n_embd}")
+        angle = np.arange(max_positions)[:, None] * base ** (-np.arange(0, n_embd, 2) / n_embd)  # (T, C / 2)
+        waves = np.stack([np.sin(angle), np.cos(angle)], 2).reshape(max_positions, n_embd)
+        self.register_buffer("waves", waves.astype(np.float32), persistent=False)
+
+    def forward(self, x, offset=0):
+        """x with the waves of the positions from `offset` on added; the same shape."""
+        return x + _positions("SinusoidalPositionalEncoding", self.waves, offset, x.shape[-2])
+
+
+def _positions(name, table, offset, count):
+    """`count` rows of a table of positions. Raises ValueError where it is too short."""
+    if offset + count > len(table):
+        raise ValueError(f"{name}: position {offset + count - 1} asked for, the table ends at {len(table) - 1}")
+    return table[offset : offset + count]
+
+
+@differentiable
+def _rotary(x, *, turns):
+    """Neighbouring columns of x (..., T, D) as complex numbers, times `turns` (T, D / 2), which broadcasts."""
+    kind = {4: np.complex64, 8: np.complex128}.get(x.dtype.itemsize)
+    if x.dtype.kind != "f" or kind is None:
+        raise TypeError(f"rotary: expected float32 or float64, got {x.dtype}")
+
+    def turned(a, by):
+        return (np.ascontiguousarray(a).view(kind) * by).view(a.dtype).reshape(a.shape)
+
+    return turned(x, turns.astype(kind)), lambda g: turned(g, turns.conj().astype(kind))  # back: by the opposite angles
+
+
+class RotaryEmbedding(Module):
+    """Turns each pair of neighbouring columns of queries and keys by an angle proportional to their position.
+
+    Pair i of `dim` columns turns by base^(-2i/dim) for each position, so that the product of a turned query and a turned
+    key depends on their distance alone. Nothing is trained. Raises ValueError for an odd `dim`, and for positions past
+    `max_positions`. Su et al. (2021), RoFormer: enhanced transformer with rotary position embedding.
+    """
+
+    def __init__(self, dim, max_positions=1024, base=10000.0):
+        if dim % 2:
+            raise ValueError(f"RotaryEmbedding: dim must be even, for pairs of columns, got {dim}")
+        angle = np.arange(max_positions)[:, None] * base ** (-np.arange(0, dim, 2) / dim)  # (T, D / 2)
+        self.register_buffer("turns", np.exp(1j * angle).astype(np.complex64), persistent=False)
+
+    def forward(self, x, offset=0):
+        """x (..., T, dim), its rows standing at the positions from `offset` on, turned; the same shape."""
+        return _rotary(x, turns=self.table(offset, x.shape[-2]))
+
+    def table(self, offset, count):
+        """The turns of `count` positions from `offset` on, as complex numbers of length 1: (count, dim / 2)."""
+        return _positions("RotaryEmbedding", self.turns, offset, count)
+
+
+def _normalise(x, n, r, eps, centred):
+    """Write 1 / sqrt(mean square + eps) of each row of x (N, C), less its mean where `centred`, into r, and x times it into n."""
+    average = np.full(x.shape[1], 1 / x.shape[1], x.dtype)  # a mean is a product with these
+    np.subtract(x, (x @ average)[:, None] if centred else 0, out=n)
+    square = np.einsum("nc,nc->n", n, n)[:, None]
+    np.sqrt(square / x.shape[1] + eps, out=r)
+    np.reciprocal(r, out=r)
+    n *= r
+
+
+def _normalise_back(g, weight, n, r, dx, centred):
+    """Write r * (d - mean(d) - n * mean(d * n)) into dx, where d = g * weight; without the first mean where not `centred`."""
+    average = np.full(n.shape[1], 1 / n.shape[1], n.dtype)
+    np.multiply(g, 1 if weight is None else weight, out=dx)
+    along = np.einsum("nc,nc->n", dx, n)
+    along /= n.shape[1]
+    if centred:
+        dx -= (dx @ average)[:, None]
+    dx -= n * along[:, None]
+    dx *= r
+
+
+@differentiable
+def _layer_norm(x, weight, bias, *, eps, centred):
+    """`layer_norm` of x (..., C), or `rms_norm` where not `centred`, as one operation; the rows are shared by the threads."""
+    rows = x.reshape(-1, x.shape[-1])
+    y, n, r = np.empty_like(rows), np.empty_like(rows), np.empty((len(rows), 1), rows.dtype)
+
+    def some(start, stop):
+        part = slice(start, stop)
+        _normalise(rows[part], n[part], r[part], eps, centred)
+        np.multiply(n[part], 1 if weight is None else weight, out=y[part])
+        if bias is not None:
+            y[part] += bias
+
+    parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
+
+    def pullback(g, wanted):
+        g, dx, sums = g.reshape(rows.shape), np.empty_like(rows), []
+
+        def some(start, stop):
+            part = slice(start, stop)
+            if wanted[0]:
+                _normalise_back(g[part], weight, n[part], r[part], dx[part], centred)
+            sums.append((start, np.einsum("nc,nc->c", g[part], n[part]) if wanted[1] else None,
+                         np.ones(stop - start, g.dtype) @ g[part] if wanted[2] else None))  # a sum, as a product
+
+        parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
+        _, dweight, dbias = zip(*sorted(sums, key=lambda s: s[0]), strict=True)
+        return dx.reshape(x.shape), sum(dweight) if wanted[1] else None, sum(dbias) if wanted[2] else None
+
+    return y.reshape(x.shape), pullback
+
+
+def _normalised(name, input, normalized_shape, weight, bias, eps, centred):
+    """Check the arguments of `layer_norm` or `rms_norm`, and call the operation on rows."""
+    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    shape = np.shape(data_of(input))
+    if not sizes or shape[len(shape) - len(sizes) :] != sizes:
+        raise ValueError(f"{name}: input {shape} does not end with normalized_shape {sizes}")
+    for what, array in (("weight", weight), ("bias", bias)):
+        if array is not None and np.shape(data_of(array)) != sizes:
+            raise ValueError(f"{name}: {what} {np.shape(data_of(array))} has not normalized_shape {sizes}")
+    if len(sizes) == 1:
+        return _layer_norm(input, weight, bias, eps=eps, centred=centred)
+    flat = [None if a is None else a.reshape(-1) for a in (weight, bias)]
+    return _layer_norm(input.reshape(*shape[: -len(sizes)], -1), *flat, eps=eps, centred=centred).reshape(*shape)
+
+
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """(x - mean) / sqrt(var + eps) * weight + bias, mean and variance (correction 0) over the last axes.
+
+    `normalized_shape`, an integer or a tuple, are the sizes of these axes, and the shape of weight and bias.
+    Raises ValueError where shapes do not fit. Ba, Kiros and Hinton (2016), Layer normalization.
+    """
+    return _normalised("layer_norm", input, normalized_shape, weight, bias, eps, centred=True)
+
+
+def rms_norm(input, normalized_shape, weight=None, eps=None):
+    """x / sqrt(mean(x^2) + eps) * weight, the mean over the last axes; see `layer_norm` for the shapes.
+
+    `eps` is the type's machine epsilon unless given. Zhang and Sennrich (2019), Root mean square layer normalization.
+    """
+    eps = float(np.finfo(data_of(input).dtype).eps) if eps is None else eps
+    return _normalised("rms_norm", input, normalized_shape, weight, None, eps, centred=False)
+
+
+class LayerNorm(Module):
+    """`layer_norm` with a `weight`, ones at first, and a `bias`, zeros; neither where `elementwise_affine` is False."""
+
+    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True):
+        sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps = sizes, eps
+        self.weight = Parameter(np.ones(sizes, np.float32)) if elementwise_affine else None
+        self.bias = Parameter(np.zeros(sizes, np.float32)) if elementwise_affine and bias else None
+
+    def forward(self, input):
+        """The same shape as the input."""
+        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self):
+        """The sizes, as PyTorch prints them."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
+
+
+class RMSNorm(Module):
+    """`rms_norm` with a `weight`, ones at first; none where `elementwise_affine` is False."""
+
+    def __init__(self, normalized_shape, eps=None, elementwise_affine=True):
+        sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps = sizes, eps
+        self.weight = Parameter(np.ones(sizes, np.float32)) if elementwise_affine else None
+
+    def forward(self, input):
+        """The same shape as the input."""
+        return rms_norm(input, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self):
+        """The sizes, as PyTorch prints them."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
+
+
+@differentiable
+def squared_relu(x):
+    """max(0, x)^2, elementwise. So et al. (2021), Primer: searching for efficient transformers."""
+    y = np.clip(x, 0, np.inf)
+    return y * y, lambda g: g * (y + y)
+
+
+_ACTIVATIONS = {"gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh"), "relu2": squared_relu}
+
+
+class FeedForward(Module):
+    """Two linear layers with an activation between them, four times as wide there: x (..., n_embd) to the same shape.
+
+    `c_fc` and `c_proj` are GPT-2's names. Takes its sizes from a GPTConfig.
+    """
+
+    def __init__(self, config, generator=None):
+        self.activation = config.activation
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, config.bias, generator=generator)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, config.bias, generator=generator)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x):
+        """The same shape as x."""
+        return self.dropout(self.c_proj(_ACTIVATIONS[self.activation](self.c_fc(x))))
+
+
+@dataclass
+class GPTConfig:
+    """The sizes of a GPT and what it is made of. The defaults are GPT-2's, but for its "gelu_tanh".
+
+    `activation` is "gelu", "gelu_tanh" (GPT-2's) or "relu2", `norm` "layer" or "rms", `positions` "learned", "sinusoidal"
+    or "rotary". `bias` is for linear layers and layer norms alike. With `tie_weights` the last layer's weights are the
+    embedding's. `pre_norm` False puts the norms after the additions, as in the transformer of 2017.
+    Raises ValueError for what does not fit together.
+    """
+
+    vocab_size: int = 50257
+    block_size: int = 1024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+    activation: str = "gelu"
+    norm: str = "layer"
+    positions: str = "learned"
+    tie_weights: bool = True
+    pre_norm: bool = True
+
+    def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"GPTConfig: {name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (("activation", _ACTIVATIONS), ("norm", ("layer", "rms")),
+                            ("positions", ("learned", "sinusoidal", "rotary"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"GPTConfig: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"GPTConfig: the width n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}")
+        if self.positions == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(f"GPTConfig: rotary positions need an even head size, got {self.n_embd // self.n_head}")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"GPTConfig: dropout is a probability from 0 to 1, got {self.dropout}")
+
+
+def _norm(config):
+    """A norm of the kind that the configuration names."""
+    return RMSNorm(config.n_embd) if config.norm == "rms" else LayerNorm(config.n_embd, bias=config.bias)
+
+
+class Block(Module):
+    """Attention, then a feed-forward network, each added to the residual stream x (B, T, n_embd): x + f(norm(x)).
+
+    Takes its sizes from a GPTConfig; where that says so, norm(x + f(x)) instead. `rotary` is for the attention.
+    """
+
+    def __init__(self, config, rotary=None, generator=None):
+        self.pre_norm = config.pre_norm
+        self.ln_1 = _norm(config)
+        self.attn = MultiHeadAttention(config.n_embd, config.n_head, dropout=config.dropout, bias=config.bias,
+                                       rotary=rotary, generator=generator)
+        self.ln_2 = _norm(config)
+        self.mlp = FeedForward(config, generator)
+
+    def forward(self, x, cache=None):
+        """The same shape as x. `cache` is a KVCache, for generating."""
+        if self.pre_norm:
+            x = x + self.attn(self.ln_1(x), cache=cache)
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + self.attn(x, cache=cache))
+        return self.ln_2(x + self.mlp(x))
+
+
 class Tokenizer:
     """Turns text into ids, integers from 0 to `vocab_size` - 1, and back; a subclass says how.
 
@@ -340,655 +971,6 @@ class BPETokenizer(Tokenizer):
         return cls(content["merges"])
 
 
-def _rows_added_up(ids, g, count):
-    """An array of `count` rows in which row i is the sum of the rows of g (N, C) whose id is i."""
-    if count <= 512:  # few rows: a product with the one-hot matrix
-        chosen = np.zeros((len(ids), count), g.dtype)
-        chosen[np.arange(len(ids)), ids] = 1
-        return chosen.T @ g
-    d = np.zeros((count, g.shape[1]), g.dtype)
-    if len(ids):
-        order = np.argsort(ids, kind="stable")
-        rows, starts = np.unique(ids[order], return_index=True)
-        d[rows] = np.add.reduceat(g[order], starts)  # sorted, and summed run by run
-    return d
-
-
-@differentiable
-def _embedding(weight, *, ids, padding_idx):
-    """`embedding` as one operation."""
-    def pullback(g):
-        d = _rows_added_up(ids.reshape(-1), g.reshape(-1, weight.shape[1]), len(weight))
-        if padding_idx is not None:
-            d[padding_idx] = 0
-        return d
-
-    return weight[ids], pullback
-
-
-def embedding(input, weight, padding_idx=None):
-    """Rows of `weight` (V, C), picked by the ids in `input`, integers of any shape (...): the result is (..., C).
-
-    The gradient of a row is the sum over all places where its id stands; row `padding_idx` gets none.
-    Raises TypeError where ids are not integers, IndexError, with the id and its place, where one is not from 0 to V - 1.
-    """
-    ids, (count, _) = np.asarray(data_of(input)), np.shape(data_of(weight))
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"embedding: ids are integers, got {ids.dtype}")
-    if ids.size and not (ids.min() >= 0 and ids.max() < count):
-        place = tuple(np.argwhere((ids < 0) | (ids >= count))[0].tolist())
-        raise IndexError(f"embedding: id {ids[place]} at {place} is outside of 0 to {count - 1}")
-    return _embedding(weight, ids=ids, padding_idx=padding_idx)
-
-
-class Embedding(Module):
-    """A table of `num_embeddings` vectors of `embedding_dim` numbers, looked up by id; see `embedding`.
-
-    `weight` (num_embeddings, embedding_dim) starts normal with mean 0 and variance 1, row `padding_idx` at 0, as in
-    PyTorch. `generator` is a NumPy generator; without one the engine's own is used. Raises ValueError for a size below 1
-    and for a padding_idx that is no row.
-    """
-
-    def __init__(self, num_embeddings, embedding_dim, padding_idx=None, *, generator=None):
-        if num_embeddings < 1 or embedding_dim < 1:
-            raise ValueError(f"Embedding: expected sizes of at least 1, got {num_embeddings} and {embedding_dim}")
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(f"Embedding: padding_idx {padding_idx} is none of the {num_embeddings} rows")
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        self.weight = Parameter(np.empty((num_embeddings, embedding_dim), np.float32))
-        normal_(self.weight, generator=generator)
-        if padding_idx is not None:
-            self.weight.data[padding_idx] = 0
-
-    def forward(self, input):
-        """Vectors (..., embedding_dim) for ids (...)."""
-        return embedding(input, self.weight, self.padding_idx)
-
-    def extra_repr(self):
-        """The sizes, as PyTorch prints them."""
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
-
-
-@differentiable
-def _layer_norm(x, weight, bias, *, eps, centred):
-    """`layer_norm` of x (..., C), or `rms_norm` where not `centred`, as one operation; the rows are shared by the threads."""
-    rows = x.reshape(-1, x.shape[-1])
-    y, n, r = np.empty_like(rows), np.empty_like(rows), np.empty((len(rows), 1), rows.dtype)
-
-    def some(start, stop):
-        part = slice(start, stop)
-        _normalise(rows[part], n[part], r[part], eps, centred)
-        np.multiply(n[part], 1 if weight is None else weight, out=y[part])
-        if bias is not None:
-            y[part] += bias
-
-    parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
-
-    def pullback(g, wanted):
-        g, dx, sums = g.reshape(rows.shape), np.empty_like(rows), []
-
-        def some(start, stop):
-            part = slice(start, stop)
-            if wanted[0]:
-                _normalise_back(g[part], weight, n[part], r[part], dx[part], centred)
-            sums.append((start, np.einsum("nc,nc->c", g[part], n[part]) if wanted[1] else None,
-                         np.ones(stop - start, g.dtype) @ g[part] if wanted[2] else None))  # a sum, as a product
-
-        parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
-        _, dweight, dbias = zip(*sorted(sums, key=lambda s: s[0]), strict=True)
-        return dx.reshape(x.shape), sum(dweight) if wanted[1] else None, sum(dbias) if wanted[2] else None
-
-    return y.reshape(x.shape), pullback
-
-
-def _normalise(x, n, r, eps, centred):
-    """Write 1 / sqrt(mean square + eps) of each row of x (N, C), less its mean where `centred`, into r, and x times it into n."""
-    average = np.full(x.shape[1], 1 / x.shape[1], x.dtype)  # a mean is a product with these
-    np.subtract(x, (x @ average)[:, None] if centred else 0, out=n)
-    square = np.einsum("nc,nc->n", n, n)[:, None]
-    np.sqrt(square / x.shape[1] + eps, out=r)
-    np.reciprocal(r, out=r)
-    n *= r
-
-
-def _normalise_back(g, weight, n, r, dx, centred):
-    """Write r * (d - mean(d) - n * mean(d * n)) into dx, where d = g * weight; without the first mean where not `centred`."""
-    average = np.full(n.shape[1], 1 / n.shape[1], n.dtype)
-    np.multiply(g, 1 if weight is None else weight, out=dx)
-    along = np.einsum("nc,nc->n", dx, n)
-    along /= n.shape[1]
-    if centred:
-        dx -= (dx @ average)[:, None]
-    dx -= n * along[:, None]
-    dx *= r
-
-
-def _normalised(name, input, normalized_shape, weight, bias, eps, centred):
-    """Check the arguments of `layer_norm` or `rms_norm`, and call the operation on rows."""
-    sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    shape = np.shape(data_of(input))
-    if not sizes or shape[len(shape) - len(sizes) :] != sizes:
-        raise ValueError(f"{name}: input {shape} does not end with normalized_shape {sizes}")
-    for what, array in (("weight", weight), ("bias", bias)):
-        if array is not None and np.shape(data_of(array)) != sizes:
-            raise ValueError(f"{name}: {what} {np.shape(data_of(array))} has not normalized_shape {sizes}")
-    if len(sizes) == 1:
-        return _layer_norm(input, weight, bias, eps=eps, centred=centred)
-    flat = [None if a is None else a.reshape(-1) for a in (weight, bias)]
-    return _layer_norm(input.reshape(*shape[: -len(sizes)], -1), *flat, eps=eps, centred=centred).reshape(*shape)
-
-
-def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
-    """(x - mean) / sqrt(var + eps) * weight + bias, mean and variance (correction 0) over the last axes.
-
-    `normalized_shape`, an integer or a tuple, are the sizes of these axes, and the shape of weight and bias.
-    Raises ValueError where shapes do not fit. Ba, Kiros and Hinton (2016), Layer normalization.
-    """
-    return _normalised("layer_norm", input, normalized_shape, weight, bias, eps, centred=True)
-
-
-def rms_norm(input, normalized_shape, weight=None, eps=None):
-    """x / sqrt(mean(x^2) + eps) * weight, the mean over the last axes; see `layer_norm` for the shapes.
-
-    `eps` is the type's machine epsilon unless given. Zhang and Sennrich (2019), Root mean square layer normalization.
-    """
-    eps = float(np.finfo(data_of(input).dtype).eps) if eps is None else eps
-    return _normalised("rms_norm", input, normalized_shape, weight, None, eps, centred=False)
-
-
-class LayerNorm(Module):
-    """`layer_norm` with a `weight`, ones at first, and a `bias`, zeros; neither where `elementwise_affine` is False."""
-
-    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True):
-        sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.normalized_shape, self.eps = sizes, eps
-        self.weight = Parameter(np.ones(sizes, np.float32)) if elementwise_affine else None
-        self.bias = Parameter(np.zeros(sizes, np.float32)) if elementwise_affine and bias else None
-
-    def forward(self, input):
-        """The same shape as the input."""
-        return layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self):
-        """The sizes, as PyTorch prints them."""
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
-
-
-class RMSNorm(Module):
-    """`rms_norm` with a `weight`, ones at first; none where `elementwise_affine` is False."""
-
-    def __init__(self, normalized_shape, eps=None, elementwise_affine=True):
-        sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        self.normalized_shape, self.eps = sizes, eps
-        self.weight = Parameter(np.ones(sizes, np.float32)) if elementwise_affine else None
-
-    def forward(self, input):
-        """The same shape as the input."""
-        return rms_norm(input, self.normalized_shape, self.weight, self.eps)
-
-    def extra_repr(self):
-        """The sizes, as PyTorch prints them."""
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.weight is not None}"
-
-
-class SinusoidalPositionalEncoding(Module):
-    """Adds to x (..., T, n_embd) waves of its positions: even columns sin(t w_i), odd ones cos(t w_i), w_i = base^(-2i/n_embd).
-
-    Nothing is trained. Raises ValueError for an odd `n_embd`, and for positions past `max_positions`.
-    Vaswani et al. (2017), Attention is all you need, section 3.5.
-    """
-
-    def __init__(self, n_embd, max_positions=1024, base=10000.0):
-        if n_embd % 2:
-            raise ValueError(f"SinusoidalPositionalEncoding: n_embd must be even, a sine and a cosine each, got {n_embd}")
-        angle = np.arange(max_positions)[:, None] * base ** (-np.arange(0, n_embd, 2) / n_embd)  # (T, C / 2)
-        waves = np.stack([np.sin(angle), np.cos(angle)], 2).reshape(max_positions, n_embd)
-        self.register_buffer("waves", waves.astype(np.float32), persistent=False)
-
-    def forward(self, x, offset=0):
-        """x with the waves of the positions from `offset` on added; the same shape."""
-        return x + _positions("SinusoidalPositionalEncoding", self.waves, offset, x.shape[-2])
-
-
-def _positions(name, table, offset, count):
-    """`count` rows of a table of positions. Raises ValueError where it is too short."""
-    if offset + count > len(table):
-        raise ValueError(f"{name}: position {offset + count - 1} asked for, the table ends at {len(table) - 1}")
-    return table[offset : offset + count]
-
-
-@differentiable
-def _rotary(x, *, turns):
-    """Neighbouring columns of x (..., T, D) as complex numbers, times `turns` (T, D / 2), which broadcasts."""
-    kind = {4: np.complex64, 8: np.complex128}.get(x.dtype.itemsize)
-    if x.dtype.kind != "f" or kind is None:
-        raise TypeError(f"rotary: expected float32 or float64, got {x.dtype}")
-
-    def turned(a, by):
-        return (np.ascontiguousarray(a).view(kind) * by).view(a.dtype).reshape(a.shape)
-
-    return turned(x, turns.astype(kind)), lambda g: turned(g, turns.conj().astype(kind))  # back: by the opposite angles
-
-
-class RotaryEmbedding(Module):
-    """Turns each pair of neighbouring columns of queries and keys by an angle proportional to their position.
-
-    Pair i of `dim` columns turns by base^(-2i/dim) for each position, so that the product of a turned query and a turned
-    key depends on their distance alone. Nothing is trained. Raises ValueError for an odd `dim`, and for positions past
-    `max_positions`. Su et al. (2021), RoFormer: enhanced transformer with rotary position embedding.
-    """
-
-    def __init__(self, dim, max_positions=1024, base=10000.0):
-        if dim % 2:
-            raise ValueError(f"RotaryEmbedding: dim must be even, for pairs of columns, got {dim}")
-        angle = np.arange(max_positions)[:, None] * base ** (-np.arange(0, dim, 2) / dim)  # (T, D / 2)
-        self.register_buffer("turns", np.exp(1j * angle).astype(np.complex64), persistent=False)
-
-    def forward(self, x, offset=0):
-        """x (..., T, dim), its rows standing at the positions from `offset` on, turned; the same shape."""
-        return _rotary(x, turns=self.table(offset, x.shape[-2]))
-
-    def table(self, offset, count):
-        """The turns of `count` positions from `offset` on, as complex numbers of length 1: (count, dim / 2)."""
-        return _positions("RotaryEmbedding", self.turns, offset, count)
-
-
-def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
-    """softmax(query key^T * scale) of tensors (..., L, D) and (..., S, D): (..., L, S), the rows of which add up to 1.
-
-    The first half of `scaled_dot_product_attention`, whose arguments it has, step by step; for looking at. A row that may
-    look at nothing is 0.
-    """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (query @ key.transpose(-2, -1)) * scale
-    hidden = np.zeros(scores.shape, bool)
-    if is_causal:
-        hidden |= ~np.tri(*scores.shape[-2:], dtype=bool)
-    if attn_mask is not None and data_of(attn_mask).dtype.kind == "b":
-        hidden |= ~data_of(attn_mask)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-        hidden |= np.isneginf(scores.data)
-    blind = hidden.all(-1, keepdims=True)
-    return scores.masked_fill(hidden & ~blind, -np.inf).masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
-
-
-_TILE = 1 << 15  # scores that are worked on at a time, so that several passes over them stay in the cache
-
-
-class _Attention:
-    """One call of attention on arrays q (B, H, L, D), k (B, H, S, D) and v (B, H, S, E), forward and backward.
-
-    The scores are never whole: they come in tiles (b, h, keys, rows), some queries against the keys that they may see.
-    Keys run down the columns, since NumPy adds up columns faster than rows. The tiles of exponentials are kept for the
-    backward pass, where `keep` says so; all else is computed again. The row that a softmax divides by divides the
-    result instead, which is smaller. Groups of heads are spread over the threads. `offset` is the position of the first
-    query, where it is causal. The idea of tiles: Dao et al. (2022), FlashAttention.
-    """
-
-    def __init__(self, q, k, v, mask=None, *, scale=None, causal=False, offset=0, dropout_p=0.0, generator=None):
-        self.q, self.k, self.v, self.mask = q, k, v, mask
-        self.scale = q.dtype.type(q.shape[-1] ** -0.5 if scale is None else scale)
-        self.causal, self.offset, self.dropout_p = causal, offset, dropout_p
-        (batch, heads, length, _), keys = q.shape, k.shape[2]
-        rows = min(length, max(32, _TILE // max(heads * keys, 1)))
-        each = min(heads, max(1, _TILE // max(rows * keys, 1)))  # heads in a tile
-        some = max(1, _TILE // max(heads * rows * keys, 1)) if rows == length and each == heads else 1
-        self.groups = [(slice(b, b + some), slice(h, h + each))
-                       for b in range(0, batch, some) for h in range(0, heads, each)]
-        ends = [min(r + rows, length) for r in range(0, length, rows)]
-        self.bands = [(slice(end - min(rows, end - start), end), min(keys, end + offset) if causal else keys)
-                      for start, end in zip(range(0, length, rows), ends, strict=True)]
-        self.least = max(1, 100_000 // max(some * each * length * keys, 1))  # groups that are worth a thread
-        self.seeds = generator.integers(2**63, size=(len(self.groups), len(self.bands))) if dropout_p else None
-        self.inverse = np.empty((batch, heads, length), q.dtype)
-        self.tiles = [[None] * len(self.bands) for _ in self.groups]
-
-    def forward(self, out, keep):
-        """Write softmax(q k^T * scale) v into `out` (B, H, L, E), which may be a view."""
-        def some(start, stop):
-            for group in range(start, stop):
-                place = self.groups[group]
-                for band, (rows, seen) in enumerate(self.bands):
-                    e = self._exponentials(place, rows, seen)
-                    total = np.ones(seen, e.dtype) @ e  # (b, h, rows)
-                    if self.mask is not None or not seen:
-                        total[total == 0] = np.inf  # a row that sees nothing: its result is 0
-                    inverse = np.reciprocal(total, out=self.inverse[(*place, rows)])
-                    kept = e * self._kept(group, band, e.shape) if self.dropout_p else e
-                    y = np.matmul(kept.swapaxes(-1, -2), self.v[place][:, :, :seen], out=out[(*place, rows)])
-                    y *= inverse[..., None]
-                    if keep:
-                        self.tiles[group][band] = e
-
-        parallel_for(some, len(self.groups), self.least)
-        return out
-
-    def _exponentials(self, place, rows, seen):
-        """exp(score - largest score of the query), one tile: (b, h, seen, rows)."""
-        s = self.k[place][:, :, :seen] @ (self.q[(*place, rows)] * self.scale).swapaxes(-1, -2)
-        first = rows.start + self.offset + 1  # the first key that some query of the tile must not see
-        if self.causal and first < seen:
-            late = s[:, :, first:]
-            late += np.where(np.tri(*late.shape[2:], dtype=bool), s.dtype.type(-np.inf), s.dtype.type(0))
-        if self.mask is not None:
-            mask = self.mask[(*place, rows)][..., :seen].swapaxes(-1, -2)
-            np.copyto(s, -np.inf, where=~mask) if mask.dtype.kind == "b" else np.add(s, mask, out=s)
-        top = np.maximum.reduce(s, 2, keepdims=True, initial=-np.inf if self.mask is not None or not seen else None)
-        if self.mask is not None:
-            top[np.isneginf(top)] = 0
-        s -= top
-        return np.exp(s, out=s)
-
-    def _kept(self, group, band, shape):
-        """What dropout multiplies a tile with: 0 with probability `dropout_p`, else 1 / (1 - p). Drawn again when needed."""
-        generator = np.random.Generator(np.random.SFC64(self.seeds[group, band]))
-        kept = generator.integers(0, 1 << 16, shape, np.uint16) >= round(self.dropout_p * (1 << 16))
-        return kept * self.q.dtype.type(1 / (1 - self.dropout_p) if self.dropout_p < 1 else 0)
-
-    def backward(self, g, out, dq, dk, dv, dmask=None):
-        """Write the gradients, from that of the result, g, and the result, `out` (B, H, L, E), into dq, dk and dv."""
-        def some(start, stop):
-            for group in range(start, stop):
-                place = self.groups[group]
-                k, v = self.k[place], self.v[place]
-                dk[place], dv[place] = 0, 0
-                for band, (rows, seen) in enumerate(self.bands):
-                    e = kept = self.tiles[group][band]
-                    above = g[(*place, rows)] * self.inverse[(*place, rows)][..., None]
-                    d = v[:, :, :seen] @ above.swapaxes(-1, -2)  # of the weights
-                    if self.dropout_p:
-                        factor = self._kept(group, band, e.shape)
-                        d *= factor
-                        kept = e * factor
-                    dv[place][:, :, :seen] += kept @ above
-                    d -= np.einsum("bhre,bhre->bhr", above, out[(*place, rows)])[:, :, None]
-                    d *= e  # of the scores
-                    dk[place][:, :, :seen] += d @ (self.q[(*place, rows)] * self.scale)
-                    d = d.swapaxes(-1, -2)
-                    np.multiply(d @ k[:, :, :seen], self.scale, out=dq[(*place, rows)])
-                    if dmask is not None:
-                        dmask[(*place, rows)][..., :seen] = d
-
-        parallel_for(some, len(self.groups), self.least)
-
-
-@differentiable
-def _attention(query, key, value, mask=None, *, scale=None, causal=False, dropout_p=0.0, generator=None):
-    """`scaled_dot_product_attention` as one operation."""
-    lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    dtype = np.result_type(query, key, value)
-
-    def four(a, last):  # (..., L, D) as (B, H, L, D)
-        a = np.broadcast_to(np.asarray(a, dtype) if a.dtype.kind == "f" else a, (*lead, *last))
-        return a.reshape(-1, lead[-1] if len(lead) > 1 else 1, *last)
-
-    q, k, v = (four(a, a.shape[-2:]) for a in (query, key, value))
-    sizes = (query.shape[-2], key.shape[-2])
-    m = None if mask is None else four(mask, sizes)
-    core = _Attention(q, k, v, m, scale=scale, causal=causal, dropout_p=dropout_p, generator=generator)
-    out = core.forward(np.empty((*q.shape[:3], v.shape[3]), dtype), keep=is_grad_enabled())
-
-    def pullback(g, wanted):
-        dq, dk, dv = np.empty(q.shape, dtype), np.empty(k.shape, dtype), np.empty(v.shape, dtype)
-        dmask = np.zeros(m.shape, dtype) if len(wanted) > 3 and wanted[3] else None
-        core.backward(four(g, g.shape[-2:]), out, dq, dk, dv, dmask)
-        shaped = [d.reshape(*lead, *d.shape[-2:]) if w else None
-                  for d, w in zip((dq, dk, dv, dmask), wanted, strict=False)]
-        return tuple(shaped)
-
-    return out.reshape(*lead, *out.shape[-2:]), pullback
-
-
-def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, *,
-                                 generator=None):
-    """softmax(query key^T * scale) value, for query (..., L, D), key (..., S, D), value (..., S, E): (..., L, E).
-
-    `attn_mask` broadcasts to (..., L, S): booleans, true where a query may look at a key, or numbers that are added to
-    the scores. With `is_causal` query i sees the keys 0 to i. `scale` is 1 / sqrt(D) unless given. `dropout_p` is the
-    probability with which a weight is set to 0, and the others divided by 1 - p, always, as in PyTorch: pass 0 outside of
-    training. A query that may look at nothing gets zeros. The scores are never twice in memory.
-    Raises ValueError where shapes do not fit, for a mask beside `is_causal`, and for a `dropout_p` outside 0 to 1.
-    Vaswani et al. (2017), Attention is all you need, section 3.2.
-    """
-    name, (q, k, v) = "scaled_dot_product_attention", (np.shape(data_of(a)) for a in (query, key, value))
-    if min(len(q), len(k), len(v)) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
-        raise ValueError(f"{name}: query {q}, key {k} and value {v} do not fit; expected (..., L, D), (..., S, D), (..., S, E)")
-    if attn_mask is not None and is_causal:
-        raise ValueError(f"{name}: attn_mask and is_causal were both given; put the triangle into the mask")
-    if not 0 <= dropout_p <= 1:
-        raise ValueError(f"{name}: dropout_p is a probability from 0 to 1, got {dropout_p}")
-    options = {"scale": scale, "causal": is_causal, "dropout_p": dropout_p, "generator": generator or default_generator()}
-    if attn_mask is None:
-        return _attention(query, key, value, **options)
-    return _attention(query, key, value, attn_mask, **options)
-
-
-@differentiable
-def _packed_attention(qkv, *, heads, causal=True, turns=None, dropout_p=0.0, generator=None):
-    """Attention of qkv (B, T, 3 C), queries, keys and values side by side, each of `heads` parts: (B, T, C).
-
-    One operation, so that the gradient of all three is written into one array. `turns` (T, C / heads / 2) are those of
-    a RotaryEmbedding.
-    """
-    batch, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-
-    def parts(a):  # views (B, H, T, D) of each third
-        return a.reshape(batch, length, -1, heads, width // heads).transpose(2, 0, 3, 1, 4)
-
-    q, k, v = parts(qkv)
-    if turns is not None:
-        turns = np.tile(turns, (1, 2 * heads)).astype(np.result_type(qkv.dtype, np.complex64))  # of q and k together
-        q, k = parts((qkv[:, :, : 2 * width].view(turns.dtype) * turns).view(qkv.dtype))
-    core = _Attention(q, k, v, causal=causal, dropout_p=dropout_p, generator=generator)
-    y = np.empty((batch, length, width), qkv.dtype)
-    out = core.forward(parts(y)[0], keep=is_grad_enabled())
-
-    def pullback(g):
-        d = np.empty(qkv.shape, qkv.dtype)
-        core.backward(parts(g)[0], out, *parts(d))
-        if turns is not None:
-            both = d[:, :, : 2 * width].view(turns.dtype)
-            both *= turns.conj()
-        return d
-
-    return y, pullback
-
-
-class KVCache:
-    """The keys and values of one layer for the positions seen so far, (B, H, length, D) each; grows up to `capacity`."""
-
-    def __init__(self, capacity):
-        self.capacity, self.length, self._both = capacity, 0, None
-
-    def append(self, k, v):
-        """Add keys and values (B, H, t, D) at the end; returns all of them, as views. ValueError where it is full."""
-        end = self.length + k.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"KVCache: it holds at most {self.capacity} positions, {end} asked for")
-        if self._both is None:
-            self._both = np.empty((2, *k.shape[:2], self.capacity, k.shape[3]), k.dtype)
-        self._both[0, :, :, self.length : end], self._both[1, :, :, self.length : end] = k, v
-        self.length = end
-        return self._both[:, :, :, :end]
-
-
-class MultiHeadAttention(Module):
-    """Self-attention of `n_head` heads: x (B, T, n_embd) to the same shape. Causal: no position sees a later one.
-
-    `c_attn` makes queries, keys and values in one product, (3 n_embd, n_embd); `c_proj` mixes the heads' results. These
-    are GPT-2's names; in PyTorch's MultiheadAttention they are in_proj and out_proj. `dropout` acts on the weights of
-    attention and on the result, in training. `rotary` is a RotaryEmbedding of n_embd / n_head columns, or None.
-    Raises ValueError where n_head does not divide n_embd. Vaswani et al. (2017), section 3.2.2.
-    """
-
-    def __init__(self, n_embd, n_head, *, dropout=0.0, bias=True, causal=True, rotary=None, generator=None):
-        if n_head < 1 or n_embd % n_head:
-            raise ValueError(f"MultiHeadAttention: the width n_embd = {n_embd} is not divisible by n_head = {n_head}")
-        self.n_embd, self.n_head, self.causal, self.dropout = n_embd, n_head, causal, dropout
-        self.c_attn = Linear(n_embd, 3 * n_embd, bias, generator=generator)
-        self.c_proj = Linear(n_embd, n_embd, bias, generator=generator)
-        self.resid_dropout = Dropout(dropout)
-        self.rotary = rotary
-
-    def forward(self, x, attn_mask=None, cache=None):
-        """x (B, T, n_embd) to the same shape. `attn_mask` as in `scaled_dot_product_attention`, broadcast to (B, H, T, T).
-
-        With `cache`, a KVCache, x holds the positions after those in the cache, and sees those too; only under no_grad().
-        """
-        qkv, p = self.c_attn(x), self.dropout if self.training else 0.0
-        if cache is not None:
-            y = self._cached(qkv, attn_mask, cache)
-        elif attn_mask is not None:
-            y = self._masked(qkv, attn_mask, p)
-        else:
-            turns = None if self.rotary is None else self.rotary.table(0, x.shape[1])
-            y = _packed_attention(qkv, heads=self.n_head, causal=self.causal, turns=turns, dropout_p=p,
-                                  generator=default_generator())
-        return self.resid_dropout(self.c_proj(y))
-
-    def extra_repr(self):
-        """The sizes."""
-        return f"n_embd={self.n_embd}, n_head={self.n_head}, causal={self.causal}"
-
-    def _masked(self, qkv, attn_mask, p):
-        """Attention under a mask, on queries, keys and values as tensors of their own."""
-        q, k, v = self.heads(qkv)
-        if self.causal:
-            attn_mask = _with_triangle(attn_mask, q.shape[2])
-        return scaled_dot_product_attention(q, k, v, attn_mask, p).transpose(1, 2).reshape(*qkv.shape[:2], self.n_embd)
-
-    def _cached(self, qkv, attn_mask, cache):
-        """Attention of the positions that follow those in the cache; on arrays, since there is no graph."""
-        if is_grad_enabled() and qkv.requires_grad:
-            raise RuntimeError("MultiHeadAttention: a cache keeps no graph; use it under no_grad()")
-        if attn_mask is not None:
-            raise ValueError("MultiHeadAttention: attn_mask and cache were both given; a cache needs no mask")
-        batch, length, _ = qkv.shape
-        y, offset = np.empty((batch, length, self.n_embd), qkv.dtype), cache.length
-        parts = (batch, length, -1, self.n_head, self.n_embd // self.n_head)
-        q, k, v = qkv.data.reshape(parts).transpose(2, 0, 3, 1, 4)
-        if self.rotary is not None:
-            q, k = (self.rotary(Tensor(a, copy=False), offset).data for a in (q, k))
-        core = _Attention(q, *cache.append(k, v), causal=self.causal and length > 1, offset=offset)
-        core.forward(y.reshape(parts).transpose(2, 0, 3, 1, 4)[0], keep=False)
-        return Tensor(y, copy=False)
-
-    def heads(self, qkv):
-        """Queries, keys and values (B, H, T, D) from the result (B, T, 3 C) of `c_attn`, turned where there is a rotary."""
-        q, k, v = qkv.reshape(*qkv.shape[:2], 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-        return (q, k, v) if self.rotary is None else (self.rotary(q), self.rotary(k), v)
-
-    def weights(self, x):
-        """How much each position looks at each other one: the attention weights (B, H, T, T) for x (B, T, n_embd)."""
-        q, k, _ = self.heads(self.c_attn(x))
-        return attention_weights(q, k, is_causal=self.causal)
-
-
-def _with_triangle(attn_mask, length):
-    """A mask that also hides what comes later: booleans stay booleans, numbers get -inf there."""
-    past = np.tri(length, dtype=bool)
-    if data_of(attn_mask).dtype.kind == "b":
-        return data_of(attn_mask) & past
-    return attn_mask + np.where(past, 0, -np.inf).astype(data_of(attn_mask).dtype)
-
-
-@dataclass
-class GPTConfig:
-    """The sizes of a GPT and what it is made of. The defaults are GPT-2's, but for its "gelu_tanh".
-
-    `activation` is "gelu", "gelu_tanh" (GPT-2's) or "relu2", `norm` "layer" or "rms", `positions` "learned", "sinusoidal"
-    or "rotary". `bias` is for linear layers and layer norms alike. With `tie_weights` the last layer's weights are the
-    embedding's. `pre_norm` False puts the norms after the additions, as in the transformer of 2017.
-    Raises ValueError for what does not fit together.
-    """
-
-    vocab_size: int = 50257
-    block_size: int = 1024
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0
-    bias: bool = True
-    activation: str = "gelu"
-    norm: str = "layer"
-    positions: str = "learned"
-    tie_weights: bool = True
-    pre_norm: bool = True
-
-    def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"GPTConfig: {name} must be at least 1, got {getattr(self, name)}")
-        for name, known in (("activation", _ACTIVATIONS), ("norm", ("layer", "rms")),
-                            ("positions", ("learned", "sinusoidal", "rotary"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"GPTConfig: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"GPTConfig: the width n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}")
-        if self.positions == "rotary" and self.n_embd // self.n_head % 2:
-            raise ValueError(f"GPTConfig: rotary positions need an even head size, got {self.n_embd // self.n_head}")
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"GPTConfig: dropout is a probability from 0 to 1, got {self.dropout}")
-
-
-@differentiable
-def squared_relu(x):
-    """max(0, x)^2, elementwise. So et al. (2021), Primer: searching for efficient transformers."""
-    y = np.clip(x, 0, np.inf)
-    return y * y, lambda g: g * (y + y)
-
-
-_ACTIVATIONS = {"gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh"), "relu2": squared_relu}
-
-
-class FeedForward(Module):
-    """Two linear layers with an activation between them, four times as wide there: x (..., n_embd) to the same shape.
-
-    `c_fc` and `c_proj` are GPT-2's names. Takes its sizes from a GPTConfig.
-    """
-
-    def __init__(self, config, generator=None):
-        self.activation = config.activation
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, config.bias, generator=generator)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd, config.bias, generator=generator)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x):
-        """The same shape as x."""
-        return self.dropout(self.c_proj(_ACTIVATIONS[self.activation](self.c_fc(x))))
-
-
-def _norm(config):
-    """A norm of the kind that the configuration names."""
-    return RMSNorm(config.n_embd) if config.norm == "rms" else LayerNorm(config.n_embd, bias=config.bias)
-
-
-class Block(Module):
-    """Attention, then a feed-forward network, each added to the residual stream x (B, T, n_embd): x + f(norm(x)).
-
-    Takes its sizes from a GPTConfig; where that says so, norm(x + f(x)) instead. `rotary` is for the attention.
-    """
-
-    def __init__(self, config, rotary=None, generator=None):
-        self.pre_norm = config.pre_norm
-        self.ln_1 = _norm(config)
-        self.attn = MultiHeadAttention(config.n_embd, config.n_head, dropout=config.dropout, bias=config.bias,
-                                       rotary=rotary, generator=generator)
-        self.ln_2 = _norm(config)
-        self.mlp = FeedForward(config, generator)
-
-    def forward(self, x, cache=None):
-        """The same shape as x. `cache` is a KVCache, for generating."""
-        if self.pre_norm:
-            x = x + self.attn(self.ln_1(x), cache=cache)
-            return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, cache=cache))
-        return self.ln_2(x + self.mlp(x))
-
-
 class GPT(Module):
     """A decoder-only transformer: ids (B, T) to logits (B, T, vocab_size) for the token that follows each of them.
 
@@ -1092,34 +1074,6 @@ def decay_groups(model, weight_decay=0.1):
     return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
 
 
-_CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-
-
-def load_gpt2_weights(model, state_dict):
-    """Load a `state_dict` in GPT-2's layout into a GPT of the same sizes; returns the model.
-
-    Hugging Face's files are understood: their four linear weights a block are (in, out) and are turned over here, names
-    may lack "transformer.", the masks attn.bias and attn.masked_bias are left out, and lm_head is the token table where it is
-    missing. So are those of a GPT written for PyTorch, with weights (out, in); the shape of c_attn tells the two apart. GPT-2
-    itself needs ``GPTConfig(activation="gelu_tanh")``. Raises ValueError where names or shapes do not fit.
-    """
-    state = {}
-    for name, value in state_dict.items():
-        if name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        known = name.startswith(("transformer.", "lm_head."))
-        state[name if known else f"transformer.{name}"] = np.asarray(data_of(value))
-    first = state.get("transformer.h.0.attn.c_attn.weight")
-    if first is None:
-        raise ValueError("load_gpt2_weights: it has no h.0.attn.c_attn.weight, so it is not in GPT-2's layout")
-    if first.ndim == 2 and first.shape[1] == 3 * first.shape[0]:
-        state = {name: value.T if name.endswith(_CONV1D) else value for name, value in state.items()}
-    if "lm_head.weight" not in state and "transformer.wte.weight" in state:
-        state["lm_head.weight"] = state["transformer.wte.weight"]
-    model.load_state_dict(state)
-    return model
-
-
 def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The probabilities, float64, from which the next token is drawn, for logits (..., V): the same shape.
 
@@ -1158,6 +1112,24 @@ def _check_sampling(temperature, top_k, top_p):
         raise ValueError(f"generate: top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"generate: top_p must lie above 0 and be at most 1, got {top_p}")
+
+
+class KVCache:
+    """The keys and values of one layer for the positions seen so far, (B, H, length, D) each; grows up to `capacity`."""
+
+    def __init__(self, capacity):
+        self.capacity, self.length, self._both = capacity, 0, None
+
+    def append(self, k, v):
+        """Add keys and values (B, H, t, D) at the end; returns all of them, as views. ValueError where it is full."""
+        end = self.length + k.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"KVCache: it holds at most {self.capacity} positions, {end} asked for")
+        if self._both is None:
+            self._both = np.empty((2, *k.shape[:2], self.capacity, k.shape[3]), k.dtype)
+        self._both[0, :, :, self.length : end], self._both[1, :, :, self.length : end] = k, v
+        self.length = end
+        return self._both[:, :, :, :end]
 
 
 def _next_ids(model, ids, count, settings, generator, use_cache):
@@ -1245,3 +1217,31 @@ def _until(pieces, stops):
         if ends:
             return
         text = text[len(text) - longest + 1 :] if longest > 1 else ""
+
+
+_CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def load_gpt2_weights(model, state_dict):
+    """Load a `state_dict` in GPT-2's layout into a GPT of the same sizes; returns the model.
+
+    Hugging Face's files are understood: their four linear weights a block are (in, out) and are turned over here, names
+    may lack "transformer.", the masks attn.bias and attn.masked_bias are left out, and lm_head is the token table where it is
+    missing. So are those of a GPT written for PyTorch, with weights (out, in); the shape of c_attn tells the two apart. GPT-2
+    itself needs ``GPTConfig(activation="gelu_tanh")``. Raises ValueError where names or shapes do not fit.
+    """
+    state = {}
+    for name, value in state_dict.items():
+        if name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        known = name.startswith(("transformer.", "lm_head."))
+        state[name if known else f"transformer.{name}"] = np.asarray(data_of(value))
+    first = state.get("transformer.h.0.attn.c_attn.weight")
+    if first is None:
+        raise ValueError("load_gpt2_weights: it has no h.0.attn.c_attn.weight, so it is not in GPT-2's layout")
+    if first.ndim == 2 and first.shape[1] == 3 * first.shape[0]:
+        state = {name: value.T if name.endswith(_CONV1D) else value for name, value in state.items()}
+    if "lm_head.weight" not in state and "transformer.wte.weight" in state:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    model.load_state_dict(state)
+    return model

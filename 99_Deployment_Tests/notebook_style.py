@@ -95,9 +95,9 @@ def seeded(notebook, path):
     """Random numbers come from a seeded generator that is passed along, never from the global state."""
     for cell in code_cells(notebook):
         for name in re.findall(r"\bnp\.random\.(\w+)", cell.source):
-            if name not in {"default_rng", "Generator", "RandomState", "SeedSequence"}:
+            if name not in {"default_rng", "Generator", "RandomState", "SeedSequence", "SFC64"}:
                 yield f"cell {cell.id!r} draws from NumPy's global state: np.random.{name}"
-        if re.search(r"default_rng\(\s*\)", cell.source):
+        if re.search(r"\b(default_rng|SFC64)\(\s*\)", cell.source):
             yield f"cell {cell.id!r} makes a generator without a seed"
 
 

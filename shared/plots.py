@@ -1152,334 +1152,6 @@ _SCENES = {
 }
 
 
-# ---- chapter 07: attention, positions, layer norm ----
-
-
-def shown_letter(letter):
-    """A letter as it can be seen: signs for a space and for the end of a line."""
-    return {" ": "\u2423", "\n": "\u21b5"}.get(letter, letter)
-
-
-def looking_back(ax, rows, passages, place, shares):
-    """Draw text that grows: `rows`, each with its last letter new, and beside each the passage where that letter was found.
-
-    place : where in a passage the letter that was copied stands. shares : the probability of each new letter.
-    """
-    from matplotlib.patches import Rectangle
-
-    width = len(rows[0])
-    gap = width + 4
-    for i, (row, passage, share) in enumerate(zip(rows, passages, shares, strict=True)):
-        for x, colour, alpha in ((width - 1, ERROR, 0.55), (gap + place, PREDICTION, 0.5), *((gap + place - k, PREDICTION, 0.15) for k in range(1, 6))):
-            ax.add_patch(Rectangle((x - 0.5, -i - 0.45), 1, 0.9, facecolor=colour, alpha=alpha, linewidth=0))
-        for x, letter in [*enumerate(row), *enumerate(passage, gap)]:
-            ax.text(x, -i, "\u21b5" if letter == "\n" else letter, ha="center", va="center", family="monospace", fontsize=11)
-        ax.text(gap + len(passage) + 3, -i, f"{share:.0%}", ha="right", va="center", fontsize=9)
-    for x, name in ((width / 2, "written so far"), (gap + len(passages[0]) / 2, "where it looked most"), (gap + len(passages[0]) + 2, "chance")):
-        ax.text(x, 1.1, name, ha="center", fontsize=9, color=DATA)
-    ax.set(xlim=(-1, gap + len(passages[0]) + 4), ylim=(-len(rows) + 0.4, 1.8))
-    ax.set_axis_off()
-
-
-def letter_table(ax, values, letters, *, xlabel, ylabel):
-    """Draw a table of numbers of at least 0 with a row and a column for each letter; returns the image, for a colour bar."""
-    image = ax.imshow(values, cmap=LinearSegmentedColormap.from_list("counts", ["#ffffff", PALETTE[4], PREDICTION, "#00263d"]))
-    names = [shown_letter(letter) for letter in letters]
-    ax.set_xticks(range(len(names)), names, fontsize=7)
-    ax.set_yticks(range(len(names)), names, fontsize=7)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.tick_params(length=0, pad=2)
-    ax.grid(False)
-    return image
-
-
-def lookup(ax, table, ids, names, gradient):
-    """Draw a lookup and its gradient: the table, the rows that `ids` pick, the gradients of those, and their sums.
-
-    table : (V, C). ids : N row numbers. names : V names of the rows. gradient : (N, C), of the picked rows.
-    """
-    from matplotlib.patches import Rectangle
-
-    (count, width), places = table.shape, len(ids)
-    summed = np.zeros(table.shape)
-    np.add.at(summed, ids, gradient)
-    gap, top = 2.2, (places - count) / 2
-    starts = [0, width + gap, 2 * width + 2 * gap, 3 * width + 3 * gap]
-    used = sorted(set(ids))
-    colours = {v: PALETTE[(0, 2, 3, 4, 5, 1)[k % 6]] for k, v in enumerate(used)}
-
-    def cells(values, x, lift, colour):
-        for (i, j), value in np.ndenumerate(values):
-            ax.add_patch(Rectangle((x + j, -i - lift), 0.95, -0.9, facecolor=colour(i), alpha=0.28, linewidth=0))
-            ax.text(x + j + 0.47, -i - lift - 0.46, f"{value:g}".replace("-", "\u2212"), ha="center", va="center", fontsize=8)
-
-    def line(start, end, v, arrow):
-        ax.annotate("", end, start, arrowprops={"arrowstyle": arrow, "color": colours[v], "linewidth": 1.3, "shrinkA": 0,
-                                                "shrinkB": 0})
-
-    cells(table, starts[0], top, lambda v: colours.get(v, DATA))
-    cells(table[ids], starts[1], 0, lambda n: colours[ids[n]])
-    cells(gradient, starts[2], 0, lambda n: GRADIENT)
-    cells(summed, starts[3], top, lambda v: GRADIENT if v in used else DATA)
-    for v, name in enumerate(names):
-        for x in (starts[0] - 0.35, starts[3] + width + 0.35):
-            ax.text(x, -v - top - 0.46, name, ha="center", va="center", fontsize=9)
-    for n, v in enumerate(ids):
-        line((starts[0] + width + 0.05, -v - top - 0.46), (starts[1] - 0.1, -n - 0.46), v, "-|>")
-        line((starts[2] + width + 0.05, -n - 0.46), (starts[3] - 0.1, -v - top - 0.46), v, "-|>")
-        ax.text(starts[1] + width + gap / 2, -n - 0.46, names[v], ha="center", va="center", fontsize=9, color=colours[v])
-    titles = (f"table {table.shape}", f"picked rows {(places, width)}", f"their gradients {(places, width)}",
-              f"the table's gradient {table.shape}")
-    for x, title in zip(starts, titles, strict=True):
-        ax.text(x + width / 2, 0.75 - (top if x in (starts[0], starts[3]) else 0), title, ha="center", fontsize=9)
-    ax.set(xlim=(-0.8, starts[3] + width + 0.8), ylim=(-places - 0.2, 1.4))
-    ax.set_axis_off()
-
-
-def attention_plane(axes, query, keys, values, names):
-    """Draw attention of one query in two dimensions: keys and query as arrows, and the result among the values.
-
-    axes : two of them. query : (2,). keys, values : (S, 2). The weights are the softmax of the products.
-    """
-    scores = keys @ query
-    weights = np.exp(scores - scores.max())
-    weights /= weights.sum()
-    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
-    for key, weight, name in zip(keys, weights, names, strict=True):
-        axes[0].annotate("", key, (0, 0), arrowprops=arrow | {"color": PREDICTION, "linewidth": 1 + 5 * weight, "alpha": 0.35 + 0.6 * weight})
-        axes[0].annotate(f"{name}: {weight:.0%}", key, 1.08 * key / np.linalg.norm(key) * (np.linalg.norm(key) + 0.28), ha="center",
-                         va="center", fontsize=8)
-    axes[0].annotate("", query, (0, 0), arrowprops=arrow | {"color": ERROR, "linewidth": 2.4})
-    axes[0].annotate("query", query, query * (1 + 0.3 / np.linalg.norm(query)), ha="center", va="center", fontsize=8, color=ERROR)
-    result = weights @ values
-    for value, weight, name in zip(values, weights, names, strict=True):
-        axes[1].plot(*zip(value, result, strict=True), color=PREDICTION, linewidth=1 + 5 * weight, alpha=0.15 + 0.4 * weight, zorder=1)
-        axes[1].scatter(*value, s=30 + 500 * weight, color=PREDICTION, alpha=0.75, zorder=2, linewidth=0)
-        axes[1].annotate(name, value, (0, 11 + 6 * weight), textcoords="offset points", ha="center", fontsize=8)
-    axes[1].scatter(*result, s=150, marker="*", color=ERROR, zorder=3)
-    for ax in axes:
-        ax.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), aspect="equal", xticks=[], yticks=[])
-        ax.axhline(0, color=DATA, linewidth=0.5, zorder=0)
-        ax.axvline(0, color=DATA, linewidth=0.5, zorder=0)
-        ax.grid(False)
-
-
-def attention_pull(ax, values, weights, g):
-    """Draw attention's gradient for one query: values (S, 2) with their weights, the result, and which scores descent raises.
-
-    g : (2,), dL/d(result). The score of value j has the gradient a_j g.(v_j - y): what lies on the side of -g, seen from the
-    result y, is raised by descent (blue), what lies on the other side is lowered (orange).
-    """
-    y = weights @ values
-    slope = weights * ((values - y) @ g)
-    along = np.array([-g[1], g[0]]) / np.linalg.norm(g)
-    ax.plot(*np.transpose([y - 9 * along, y + 9 * along]), color=DATA, linestyle="dashed", linewidth=1, zorder=0)
-    for value, weight, d in zip(values, weights, slope, strict=True):
-        colour = PREDICTION if d < 0 else GRADIENT
-        ax.plot(*zip(y, value, strict=True), color=colour, linewidth=1, alpha=0.6, zorder=1)
-        ax.scatter(*value, s=40 + 700 * weight, color=colour, alpha=0.8, zorder=2, linewidth=0)
-        text = f"weight {weight:.2f}\nscore {'raised' if d < 0 else 'lowered'}: {-d:+.2f}".replace("-", "\u2212")
-        ax.annotate(text, value, (0, 10 + 13 * weight**0.5), textcoords="offset points", ha="center", fontsize=8)
-    ax.annotate("", y - g, y, arrowprops={"arrowstyle": "-|>", "color": ERROR, "linewidth": 2.6, "shrinkA": 0, "shrinkB": 0})
-    ax.annotate("where the loss\nwants the result", y - g, (6, 0), textcoords="offset points", fontsize=8, color=ERROR, va="center")
-    ax.scatter(*y, s=170, marker="*", color=ERROR, zorder=3)
-    ax.set(xlim=(-2.3, 2.9), ylim=(-1.9, 2.2), aspect="equal", xticks=[], yticks=[])
-    ax.grid(False)
-
-
-def attention_table(ax, weights, queries=None, keys=None, *, numbers=False, colour=PREDICTION):
-    """Draw attention weights (T, S), a row for each query, white at 0; what the causal mask hides stays grey where NaN."""
-    weights = np.asarray(weights, float)
-    paint = LinearSegmentedColormap.from_list("weights", ["#ffffff", colour])
-    paint.set_bad("#dddddd")
-    ax.imshow(np.ma.masked_invalid(weights), cmap=paint, vmin=0, vmax=np.nanmax(weights) or 1)
-    for (i, j), weight in np.ndenumerate(weights) if numbers else []:
-        if np.isfinite(weight):
-            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", fontsize=8)
-    for names, place in ((keys, ax.set_xticks), (queries, ax.set_yticks)):
-        place([] if names is None else range(len(names)), [] if names is None else [shown_letter(n) for n in names])
-    ax.tick_params(length=0)
-    ax.grid(False)
-
-
-def attention_tiles(axes, length, rows):
-    """Sketch in two axes the scores of causal attention: the whole square, and the bands of `rows` queries that are computed."""
-    from matplotlib.patches import Rectangle
-
-    future = np.triu(np.ones((length, length), bool), 1)
-    for ax, title in zip(axes, (f"unfused: {length * length} scores, several times", "fused: one band at a time"), strict=True):
-        for start in range(0, length, rows):
-            end = min(start + rows, length)
-            width = length if ax is axes[0] else end
-            ax.add_patch(Rectangle((0, -end), width, end - start, facecolor=PALETTE[(start // rows) % 2 * 4] if ax is axes[1] else DATA,
-                                   alpha=0.45, edgecolor="white", linewidth=1.5))
-        for i, j in np.argwhere(future) if ax is axes[0] else []:
-            ax.add_patch(Rectangle((j, -i - 1), 1, 1, facecolor="white", alpha=0.65, hatch="////", edgecolor="#bbbbbb", linewidth=0))
-        ax.plot([0, *np.repeat(np.arange(1, length), 2), length], [*np.repeat(-np.arange(length), 2)], color=ERROR, linewidth=1)
-        ax.set(xlim=(-0.3, length + 0.3), ylim=(-length - 0.3, 0.3), aspect="equal", xticks=[], yticks=[], xlabel="keys", ylabel="queries")
-        ax.set_title(title, fontsize=10)
-        ax.grid(False)
-        for side in ax.spines.values():
-            side.set_visible(False)
-
-
-def multi_head_flow(ax, length=4, heads=2, size=3):
-    """Draw the shapes inside multi-head attention for one text: one colour a head, shades for queries, keys and values."""
-    from matplotlib.patches import Rectangle
-
-    width = heads * size
-    colours = [PALETTE[(0, 2, 3, 1)[h % 4]] for h in range(heads)]
-
-    def block(x, y, columns, colour, label="", triangle=False, rows=length, alpha=0.5):
-        for i in range(rows):
-            for j in range(columns):
-                hidden = triangle and j > i
-                ax.add_patch(Rectangle((x + j * 0.5, y - (i + 1) * 0.5), 0.46, 0.46, facecolor="#eeeeee" if hidden else colour,
-                                       alpha=1 if hidden else alpha, linewidth=0))
-        ax.text(x + columns * 0.25, y - rows * 0.25, label, ha="center", va="center", fontsize=10)
-
-    def note(x, y, text, **options):
-        ax.text(x, y, text, ha="center", va="bottom", fontsize=8.5, **options)
-
-    def arrow(x, y, text):
-        ax.annotate("", (x + 0.9, y), (x, y), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 1.2})
-        ax.text(x + 0.42, y + 0.14, text, ha="center", va="bottom", fontsize=8)
-
-    tall = length * 0.5
-    x, middle = 0.0, 0.0
-    block(x, middle + tall / 2, width, DATA, "x")
-    note(x + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
-    x += width * 0.5 + 0.15
-    arrow(x, middle, "c_attn")
-    x += 1.1
-    for part, name in enumerate("qkv"):
-        for h in range(heads):
-            block(x + (part * heads + h) * size * 0.5, middle + tall / 2, size, colours[h], name, alpha=(0.75, 0.5, 0.28)[part])
-    note(x + 3 * width / 4, middle + tall / 2 + 0.1, "(B, T, 3C): queries, keys, values")
-    x += 3 * width * 0.5 + 0.15
-    arrow(x, middle, "split")
-    x += 1.1
-    lifts = [(heads - 1) * (tall + 0.6) / 2 - h * (tall + 0.6) for h in range(heads)]
-    for h, lift in enumerate(lifts):
-        for part, name in enumerate("qkv"):
-            block(x + part * (size * 0.5 + 0.15), lift + tall / 2, size, colours[h], name, alpha=(0.75, 0.5, 0.28)[part])
-    note(x + 0.75 * size + 0.15, lifts[0] + tall / 2 + 0.1, "each (B, H, T, D)")
-    x += 3 * size * 0.5 + 0.45
-    for h, lift in enumerate(lifts):
-        arrow(x, lift, "softmax" if h == 0 else "")
-        block(x + 1.1, lift + tall / 2, length, colours[h], "A", triangle=True)
-        arrow(x + 1.2 + tall, lift, "A v" if h == 0 else "")
-        block(x + 2.3 + tall, lift + tall / 2, size, colours[h], "y")
-    note(x + 1.1 + tall / 2, lifts[0] + tall / 2 + 0.1, "(B, H, T, T)")
-    note(x + 2.3 + tall + size / 4, lifts[0] + tall / 2 + 0.1, "(B, H, T, D)")
-    x += 2.45 + tall + size * 0.5
-    arrow(x, middle, "join")
-    x += 1.1
-    for h in range(heads):
-        block(x + h * size * 0.5, middle + tall / 2, size, colours[h], "y")
-    note(x + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
-    x += width * 0.5 + 0.15
-    arrow(x, middle, "c_proj")
-    block(x + 1.1, middle + tall / 2, width, DATA, "result")
-    note(x + 1.1 + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
-    ax.set(xlim=(-0.3, x + 1.4 + width * 0.5), ylim=(lifts[-1] - tall / 2 - 0.2, lifts[0] + tall / 2 + 0.6), aspect="equal")
-    ax.set_axis_off()
-
-
-def coloured_cells(ax, texts, groups, title):
-    """Draw a table of short texts, each cell in the colour of its group, a number."""
-    from matplotlib.patches import Rectangle
-
-    for (i, j), text in np.ndenumerate(texts):
-        ax.add_patch(Rectangle((j, -i), 0.94, -0.94, facecolor=PALETTE[(0, 2, 3, 1)[groups[i, j] % 4]], alpha=0.35, linewidth=0))
-        ax.text(j + 0.47, -i - 0.47, text, ha="center", va="center", fontsize=9)
-    ax.set(xlim=(-0.1, texts.shape[1] + 0.1), ylim=(-len(texts) - 0.1, 0.1), aspect="equal")
-    ax.set_title(title, fontsize=10)
-    ax.set_axis_off()
-
-
-def clock_hands(ax, angles, rows, columns):
-    """Draw a hand on a clock for each angle of `angles` (R, T), in radians from the right; rows and columns have names."""
-    ring = np.linspace(0, 2 * np.pi, 60)
-    for (i, t), angle in np.ndenumerate(angles):
-        ax.plot(t + 0.4 * np.cos(ring), -i + 0.4 * np.sin(ring), color="#cccccc", linewidth=0.8)
-        ax.annotate("", (t + 0.42 * np.cos(angle), -i + 0.42 * np.sin(angle)), (t, -i),
-                    arrowprops={"arrowstyle": "-|>", "color": PALETTE[i % len(PALETTE)], "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0})
-    for i, name in enumerate(rows):
-        ax.text(-0.65, -i, name, ha="right", va="center", fontsize=9)
-    for t, name in enumerate(columns):
-        ax.text(t, -len(rows) + 0.42, name, ha="center", va="top", fontsize=9)
-    ax.set(xlim=(-3.0, len(columns) - 0.4), ylim=(-len(rows) + 0.1, 0.55), aspect="equal")
-    ax.set_axis_off()
-
-
-def norm_plane(axes, x, n, g, dx):
-    """Draw layer norm of three numbers in the plane at right angles to (1, 1, 1): x (N, 3) and n on a circle; g, and dx.
-
-    Left stands what layer norm does to the points, right the gradients: g as it arrives, and what is left of it.
-    """
-    across = np.array([[1, -1, 0] / np.sqrt(2), [1, 1, -2] / np.sqrt(6)])
-    x, n, g, dx = (a @ across.T for a in (x, n, g, dx))
-    ring = np.sqrt(3) * np.exp(1j * np.linspace(0, 2 * np.pi, 120))
-    for ax in axes:
-        ax.plot(ring.real, ring.imag, color=DATA, linewidth=1)
-        ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-4.2, 4.2), ylim=(-3.6, 3.6))
-        ax.grid(False)
-    for start, end in zip(x, n, strict=True):
-        axes[0].plot(*zip(start, end, strict=True), color=DATA, linewidth=0.7, zorder=1)
-    axes[0].scatter(*x.T, s=26, color=DATA, zorder=2, label="tokens")
-    axes[0].scatter(*n.T, s=26, color=PREDICTION, zorder=3, label="normalised")
-    axes[0].plot(0, 0, "+", color="black")
-    axes[0].legend(loc="lower right", fontsize=8)
-    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
-    axes[1].plot([], [], color="#cccccc", linewidth=2, label="arrives")
-    axes[1].plot([], [], color=GRADIENT, linewidth=2, label="passes")
-    for point, before, after in zip(n, g, dx, strict=True):
-        axes[1].annotate("", point + before, point, arrowprops=arrow | {"color": "#cccccc", "linewidth": 1.6})
-        axes[1].annotate("", point + after, point, arrowprops=arrow | {"color": GRADIENT, "linewidth": 2.2})
-    axes[1].scatter(*n.T, s=22, color=PREDICTION, zorder=3)
-    axes[1].legend(loc="lower right", fontsize=8)
-
-
-def residual_blocks(ax):
-    """Draw a transformer block in both ways: norms on the branches (pre-norm), and norms on the stream (post-norm)."""
-    from matplotlib.patches import FancyBboxPatch
-
-    def box(x, y, text, colour):
-        ax.add_patch(FancyBboxPatch((x - 0.62, y - 0.2), 1.24, 0.4, boxstyle="round,pad=0.05", facecolor=colour, alpha=0.35,
-                                    edgecolor=DATA, linewidth=0.8, zorder=3))
-        ax.text(x, y, text, ha="center", va="center", fontsize=8.5, zorder=4)
-
-    def line(points, colour, width, arrow=False):
-        ax.plot(*np.transpose(points), color=colour, linewidth=width, zorder=1, solid_capstyle="round")
-        if arrow:
-            ax.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0,
-                                                                "shrinkB": 0})
-
-    def plus(x, y):
-        ax.text(x, y, "+", ha="center", va="center", fontsize=12, zorder=4,
-                bbox={"boxstyle": "circle,pad=0.12", "facecolor": "white", "edgecolor": "black", "linewidth": 1})
-
-    branch = {"attention": PREDICTION, "feed-forward": PALETTE[2]}
-    for top, title in ((1.6, "pre-norm"), (-0.9, "post-norm")):
-        stream = top - 0.85
-        ax.text(-0.35, stream + 0.75, title, ha="left", va="center", fontsize=10, weight="bold")
-        line([(-0.3, stream), (10.6, stream)], PREDICTION, 3.5, arrow=True)
-        for start, name in ((0.5, "attention"), (5.6, "feed-forward")):
-            if title == "pre-norm":
-                line([(start, stream), (start, stream + 0.75), (start + 4.1, stream + 0.75), (start + 4.1, stream + 0.2)], DATA, 1.3, True)
-                box(start + 1.2, stream + 0.75, "norm", GRADIENT)
-                box(start + 2.9, stream + 0.75, name, branch[name])
-                plus(start + 4.1, stream)
-            else:
-                line([(start, stream), (start, stream + 0.75), (start + 2.6, stream + 0.75), (start + 2.6, stream + 0.2)], DATA, 1.3, True)
-                box(start + 1.3, stream + 0.75, name, branch[name])
-                plus(start + 2.6, stream)
-                box(start + 3.75, stream, "norm", GRADIENT)
-    ax.set(xlim=(-0.5, 10.8), ylim=(-2.15, 1.9))
-    ax.set_axis_off()
-
-
 def _cells(ax, origin, shape, colours, *, side=1.0, numbers=None):
     """Draw cells of `side` with their upper left corner at `origin`; `colours` and `numbers` are tables of that shape."""
     from matplotlib.patches import Rectangle
@@ -1671,6 +1343,345 @@ def residual_sketch(ax, blocks=3):
         ax.text(-0.6, level, first, ha="right", va="center", fontsize=12, color=colour)
         ax.text(3.0 * blocks + 0.2, level, last, ha="left", va="center", fontsize=12, color=colour)
     ax.set(xlim=(-1.8, 3.0 * blocks + 1.2), ylim=(-2.7, 1.3))
+    ax.set_axis_off()
+
+
+# ---- chapter 07: attention, positions, layer norm ----
+
+
+def shown_letter(letter):
+    """A letter as it can be seen: signs for a space and for the end of a line."""
+    return {" ": "\u2423", "\n": "\u21b5"}.get(letter, letter)
+
+
+def looking_back(ax, rows, passages, place, shares):
+    """Draw text that grows: `rows`, each with its last letter new, and beside each the passage where that letter was found.
+
+    place : where in a passage the letter that was copied stands. shares : the probability of each new letter.
+    """
+    from matplotlib.patches import Rectangle
+
+    width = len(rows[0])
+    gap = width + 4
+    for i, (row, passage, share) in enumerate(zip(rows, passages, shares, strict=True)):
+        matched = [(gap + place - k, PREDICTION, 0.15) for k in range(1, 6)]
+        for x, colour, alpha in ((width - 1, ERROR, 0.55), (gap + place, PREDICTION, 0.5), *matched):
+            ax.add_patch(Rectangle((x - 0.5, -i - 0.45), 1, 0.9, facecolor=colour, alpha=alpha, linewidth=0))
+        for x, letter in [*enumerate(row), *enumerate(passage, gap)]:
+            ax.text(x, -i, "\u21b5" if letter == "\n" else letter, ha="center", va="center", family="monospace", fontsize=11)
+        ax.text(gap + len(passage) + 3, -i, f"{share:.0%}", ha="right", va="center", fontsize=9)
+    end = gap + len(passages[0])
+    for x, name in ((width / 2, "written so far"), ((gap + end) / 2, "where it looked most"), (end + 2, "chance")):
+        ax.text(x, 1.1, name, ha="center", fontsize=9, color=DATA)
+    ax.set(xlim=(-1, gap + len(passages[0]) + 4), ylim=(-len(rows) + 0.4, 1.8))
+    ax.set_axis_off()
+
+
+def letter_table(ax, values, letters, *, xlabel, ylabel):
+    """Draw a table of numbers of at least 0 with a row and a column for each letter; returns the image, for a colour bar."""
+    image = ax.imshow(values, cmap=LinearSegmentedColormap.from_list("counts", ["#ffffff", PALETTE[4], PREDICTION, "#00263d"]))
+    names = [shown_letter(letter) for letter in letters]
+    ax.set_xticks(range(len(names)), names, fontsize=7)
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.tick_params(length=0, pad=2)
+    ax.grid(False)
+    return image
+
+
+def lookup(ax, table, ids, names, gradient):
+    """Draw a lookup and its gradient: the table, the rows that `ids` pick, the gradients of those, and their sums.
+
+    table : (V, C). ids : N row numbers. names : V names of the rows. gradient : (N, C), of the picked rows.
+    """
+    from matplotlib.patches import Rectangle
+
+    (count, width), places = table.shape, len(ids)
+    summed = np.zeros(table.shape)
+    np.add.at(summed, ids, gradient)
+    gap, top = 2.2, (places - count) / 2
+    starts = [0, width + gap, 2 * width + 2 * gap, 3 * width + 3 * gap]
+    used = sorted(set(ids))
+    colours = {v: PALETTE[(0, 2, 3, 4, 5, 1)[k % 6]] for k, v in enumerate(used)}
+
+    def cells(values, x, lift, colour):
+        for (i, j), value in np.ndenumerate(values):
+            ax.add_patch(Rectangle((x + j, -i - lift), 0.95, -0.9, facecolor=colour(i), alpha=0.28, linewidth=0))
+            ax.text(x + j + 0.47, -i - lift - 0.46, f"{value:g}".replace("-", "\u2212"), ha="center", va="center", fontsize=8)
+
+    def line(start, end, v, arrow):
+        ax.annotate("", end, start, arrowprops={"arrowstyle": arrow, "color": colours[v], "linewidth": 1.3, "shrinkA": 0,
+                                                "shrinkB": 0})
+
+    cells(table, starts[0], top, lambda v: colours.get(v, DATA))
+    cells(table[ids], starts[1], 0, lambda n: colours[ids[n]])
+    cells(gradient, starts[2], 0, lambda n: GRADIENT)
+    cells(summed, starts[3], top, lambda v: GRADIENT if v in used else DATA)
+    for v, name in enumerate(names):
+        for x in (starts[0] - 0.35, starts[3] + width + 0.35):
+            ax.text(x, -v - top - 0.46, name, ha="center", va="center", fontsize=9)
+    for n, v in enumerate(ids):
+        line((starts[0] + width + 0.05, -v - top - 0.46), (starts[1] - 0.1, -n - 0.46), v, "-|>")
+        line((starts[2] + width + 0.05, -n - 0.46), (starts[3] - 0.1, -v - top - 0.46), v, "-|>")
+        ax.text(starts[1] + width + gap / 2, -n - 0.46, names[v], ha="center", va="center", fontsize=9, color=colours[v])
+    titles = (f"table {table.shape}", f"picked rows {(places, width)}", f"their gradients {(places, width)}",
+              f"the table's gradient {table.shape}")
+    for x, title in zip(starts, titles, strict=True):
+        ax.text(x + width / 2, 0.75 - (top if x in (starts[0], starts[3]) else 0), title, ha="center", fontsize=9)
+    ax.set(xlim=(-0.8, starts[3] + width + 0.8), ylim=(-places - 0.2, 1.4))
+    ax.set_axis_off()
+
+
+def attention_plane(axes, query, keys, values, names):
+    """Draw attention of one query in two dimensions: keys and query as arrows, and the result among the values.
+
+    axes : two of them. query : (2,). keys, values : (S, 2). The weights are the softmax of the products.
+    """
+    scores = keys @ query
+    weights = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    for key, weight, name in zip(keys, weights, names, strict=True):
+        strength = {"color": PREDICTION, "linewidth": 1 + 5 * weight, "alpha": 0.35 + 0.6 * weight}
+        axes[0].annotate("", key, (0, 0), arrowprops=arrow | strength)
+        axes[0].annotate(f"{name}: {weight:.0%}", key, key * (1.08 + 0.3 / np.linalg.norm(key)), ha="center", va="center",
+                         fontsize=8)
+    axes[0].annotate("", query, (0, 0), arrowprops=arrow | {"color": ERROR, "linewidth": 2.4})
+    axes[0].annotate("query", query, query * (1 + 0.3 / np.linalg.norm(query)), ha="center", va="center", fontsize=8, color=ERROR)
+    result = weights @ values
+    for value, weight, name in zip(values, weights, names, strict=True):
+        axes[1].plot(*zip(value, result, strict=True), color=PREDICTION, linewidth=1 + 5 * weight, alpha=0.15 + 0.4 * weight,
+                     zorder=1)
+        axes[1].scatter(*value, s=30 + 500 * weight, color=PREDICTION, alpha=0.75, zorder=2, linewidth=0)
+        axes[1].annotate(name, value, (0, 11 + 6 * weight), textcoords="offset points", ha="center", fontsize=8)
+    axes[1].scatter(*result, s=150, marker="*", color=ERROR, zorder=3)
+    for ax in axes:
+        ax.set(xlim=(-2.1, 2.1), ylim=(-2.1, 2.1), aspect="equal", xticks=[], yticks=[])
+        ax.axhline(0, color=DATA, linewidth=0.5, zorder=0)
+        ax.axvline(0, color=DATA, linewidth=0.5, zorder=0)
+        ax.grid(False)
+
+
+def attention_pull(ax, values, weights, g):
+    """Draw attention's gradient for one query: values (S, 2) with their weights, the result, and which scores descent raises.
+
+    g : (2,), dL/d(result). The score of value j has the gradient a_j g.(v_j - y): what lies on the side of -g, seen from the
+    result y, is raised by descent (blue), what lies on the other side is lowered (orange).
+    """
+    y = weights @ values
+    slope = weights * ((values - y) @ g)
+    along = np.array([-g[1], g[0]]) / np.linalg.norm(g)
+    ax.plot(*np.transpose([y - 9 * along, y + 9 * along]), color=DATA, linestyle="dashed", linewidth=1, zorder=0)
+    for value, weight, d in zip(values, weights, slope, strict=True):
+        colour = PREDICTION if d < 0 else GRADIENT
+        ax.plot(*zip(y, value, strict=True), color=colour, linewidth=1, alpha=0.6, zorder=1)
+        ax.scatter(*value, s=40 + 700 * weight, color=colour, alpha=0.8, zorder=2, linewidth=0)
+        text = f"weight {weight:.2f}\nscore {'raised' if d < 0 else 'lowered'}: {-d:+.2f}".replace("-", "\u2212")
+        ax.annotate(text, value, (0, 10 + 13 * weight**0.5), textcoords="offset points", ha="center", fontsize=8)
+    ax.annotate("", y - g, y, arrowprops={"arrowstyle": "-|>", "color": ERROR, "linewidth": 2.6, "shrinkA": 0, "shrinkB": 0})
+    ax.annotate("where the loss\nwants the result", y - g, (2, -8), textcoords="offset points", fontsize=8, color=ERROR, va="top")
+    ax.scatter(*y, s=170, marker="*", color=ERROR, zorder=3)
+    ax.set(xlim=(-2.3, 2.9), ylim=(-1.9, 2.2), aspect="equal", xticks=[], yticks=[])
+    ax.grid(False)
+
+
+def attention_table(ax, weights, queries=None, keys=None, *, numbers=False, colour=PREDICTION):
+    """Draw attention weights (T, S), a row for each query, white at 0; what the causal mask hides stays grey where NaN."""
+    weights = np.asarray(weights, float)
+    paint = LinearSegmentedColormap.from_list("weights", ["#ffffff", colour])
+    paint.set_bad("#dddddd")
+    ax.imshow(np.ma.masked_invalid(weights), cmap=paint, vmin=0, vmax=np.nanmax(weights) or 1)
+    for (i, j), weight in np.ndenumerate(weights) if numbers else []:
+        if np.isfinite(weight):
+            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", fontsize=8)
+    for names, place in ((keys, ax.set_xticks), (queries, ax.set_yticks)):
+        place([] if names is None else range(len(names)), [] if names is None else [shown_letter(n) for n in names])
+    ax.tick_params(length=0)
+    ax.grid(False)
+
+
+def attention_tiles(axes, length, rows):
+    """Sketch in two axes the scores of causal attention: the whole square, and the bands of `rows` queries that are computed."""
+    from matplotlib.patches import Rectangle
+
+    future = np.triu(np.ones((length, length), bool), 1)
+    for ax, title in zip(axes, (f"unfused: {length * length} scores, several times", "fused: one band at a time"), strict=True):
+        for start in range(0, length, rows):
+            end = min(start + rows, length)
+            width = length if ax is axes[0] else end
+            colour = PALETTE[(start // rows) % 2 * 4] if ax is axes[1] else DATA
+            ax.add_patch(Rectangle((0, -end), width, end - start, facecolor=colour, alpha=0.45, edgecolor="white", linewidth=1.5))
+        for i, j in np.argwhere(future) if ax is axes[0] else []:
+            ax.add_patch(Rectangle((j, -i - 1), 1, 1, facecolor="white", alpha=0.65, hatch="////", edgecolor="#bbbbbb",
+                                   linewidth=0))
+        ax.plot([0, *np.repeat(np.arange(1, length), 2), length], [*np.repeat(-np.arange(length), 2)], color=ERROR, linewidth=1)
+        ax.set(xlim=(-0.3, length + 0.3), ylim=(-length - 0.3, 0.3), aspect="equal", xticks=[], yticks=[])
+        ax.set(xlabel="keys", ylabel="queries")
+        ax.set_title(title, fontsize=10)
+        ax.grid(False)
+        for side in ax.spines.values():
+            side.set_visible(False)
+
+
+def multi_head_flow(ax, length=4, heads=2, size=3):
+    """Draw the shapes inside multi-head attention for one text: one colour a head, shades for queries, keys and values."""
+    from matplotlib.patches import Rectangle
+
+    width = heads * size
+    colours = [PALETTE[(0, 2, 3, 1)[h % 4]] for h in range(heads)]
+
+    def block(x, y, columns, colour, label="", triangle=False, rows=length, alpha=0.5):
+        for i in range(rows):
+            for j in range(columns):
+                hidden = triangle and j > i
+                ax.add_patch(Rectangle((x + j * 0.5, y - (i + 1) * 0.5), 0.46, 0.46, facecolor="#eeeeee" if hidden else colour,
+                                       alpha=1 if hidden else alpha, linewidth=0))
+        ax.text(x + columns * 0.25, y - rows * 0.25, label, ha="center", va="center", fontsize=10)
+
+    def note(x, y, text, **options):
+        ax.text(x, y, text, ha="center", va="bottom", fontsize=8.5, **options)
+
+    def arrow(x, y, text):
+        ax.annotate("", (x + 0.9, y), (x, y), arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 1.2})
+        ax.text(x + 0.42, y + 0.14, text, ha="center", va="bottom", fontsize=8)
+
+    tall = length * 0.5
+    x, middle = 0.0, 0.0
+    block(x, middle + tall / 2, width, DATA, "x")
+    note(x + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
+    x += width * 0.5 + 0.15
+    arrow(x, middle, "c_attn")
+    x += 1.1
+    for part, name in enumerate("qkv"):
+        for h in range(heads):
+            block(x + (part * heads + h) * size * 0.5, middle + tall / 2, size, colours[h], name, alpha=(0.75, 0.5, 0.28)[part])
+    note(x + 3 * width / 4, middle + tall / 2 + 0.1, "(B, T, 3C): queries, keys, values")
+    x += 3 * width * 0.5 + 0.15
+    arrow(x, middle, "split")
+    x += 1.1
+    lifts = [(heads - 1) * (tall + 0.6) / 2 - h * (tall + 0.6) for h in range(heads)]
+    for h, lift in enumerate(lifts):
+        for part, name in enumerate("qkv"):
+            block(x + part * (size * 0.5 + 0.15), lift + tall / 2, size, colours[h], name, alpha=(0.75, 0.5, 0.28)[part])
+    note(x + 0.75 * size + 0.15, lifts[0] + tall / 2 + 0.1, "each (B, H, T, D)")
+    x += 3 * size * 0.5 + 0.45
+    for h, lift in enumerate(lifts):
+        arrow(x, lift, "softmax" if h == 0 else "")
+        block(x + 1.1, lift + tall / 2, length, colours[h], "A", triangle=True)
+        arrow(x + 1.2 + tall, lift, "A v" if h == 0 else "")
+        block(x + 2.3 + tall, lift + tall / 2, size, colours[h], "y")
+    note(x + 1.1 + tall / 2, lifts[0] + tall / 2 + 0.1, "(B, H, T, T)")
+    note(x + 2.3 + tall + size / 4, lifts[0] + tall / 2 + 0.1, "(B, H, T, D)")
+    x += 2.45 + tall + size * 0.5
+    arrow(x, middle, "join")
+    x += 1.1
+    for h in range(heads):
+        block(x + h * size * 0.5, middle + tall / 2, size, colours[h], "y")
+    note(x + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
+    x += width * 0.5 + 0.15
+    arrow(x, middle, "c_proj")
+    block(x + 1.1, middle + tall / 2, width, DATA, "result")
+    note(x + 1.1 + width / 4, middle + tall / 2 + 0.1, "(B, T, C)")
+    ax.set(xlim=(-0.3, x + 1.4 + width * 0.5), ylim=(lifts[-1] - tall / 2 - 0.2, lifts[0] + tall / 2 + 0.6), aspect="equal")
+    ax.set_axis_off()
+
+
+def coloured_cells(ax, texts, groups, title):
+    """Draw a table of short texts, each cell in the colour of its group, a number."""
+    from matplotlib.patches import Rectangle
+
+    for (i, j), text in np.ndenumerate(texts):
+        ax.add_patch(Rectangle((j, -i), 0.94, -0.94, facecolor=PALETTE[(0, 2, 3, 1)[groups[i, j] % 4]], alpha=0.35, linewidth=0))
+        ax.text(j + 0.47, -i - 0.47, text, ha="center", va="center", fontsize=9)
+    ax.set(xlim=(-0.1, texts.shape[1] + 0.1), ylim=(-len(texts) - 0.1, 0.1), aspect="equal")
+    ax.set_title(title, fontsize=10)
+    ax.set_axis_off()
+
+
+def clock_hands(ax, angles, rows, columns):
+    """Draw a hand on a clock for each angle of `angles` (R, T), in radians from the right; rows and columns have names."""
+    ring = np.linspace(0, 2 * np.pi, 60)
+    for (i, t), angle in np.ndenumerate(angles):
+        ax.plot(t + 0.4 * np.cos(ring), -i + 0.4 * np.sin(ring), color="#cccccc", linewidth=0.8)
+        ax.annotate("", (t + 0.42 * np.cos(angle), -i + 0.42 * np.sin(angle)), (t, -i),
+                    arrowprops={"arrowstyle": "-|>", "color": PALETTE[i % len(PALETTE)], "linewidth": 1.8, "shrinkA": 0,
+                                "shrinkB": 0})
+    for i, name in enumerate(rows):
+        ax.text(-0.65, -i, name, ha="right", va="center", fontsize=9)
+    for t, name in enumerate(columns):
+        ax.text(t, -len(rows) + 0.42, name, ha="center", va="top", fontsize=9)
+    ax.set(xlim=(-3.0, len(columns) - 0.4), ylim=(-len(rows) + 0.1, 0.55), aspect="equal")
+    ax.set_axis_off()
+
+
+def norm_plane(axes, x, n, g, dx):
+    """Draw layer norm of three numbers in the plane at right angles to (1, 1, 1): x (N, 3) and n on a circle; g, and dx.
+
+    Left stands what layer norm does to the points, right the gradients: g as it arrives, and what is left of it.
+    """
+    across = np.array([[1, -1, 0] / np.sqrt(2), [1, 1, -2] / np.sqrt(6)])
+    x, n, g, dx = (a @ across.T for a in (x, n, g, dx))
+    ring = np.sqrt(3) * np.exp(1j * np.linspace(0, 2 * np.pi, 120))
+    for ax in axes:
+        ax.plot(ring.real, ring.imag, color=DATA, linewidth=1)
+        ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-4.2, 4.2), ylim=(-3.6, 3.6))
+        ax.grid(False)
+    for start, end in zip(x, n, strict=True):
+        axes[0].plot(*zip(start, end, strict=True), color=DATA, linewidth=0.7, zorder=1)
+    axes[0].scatter(*x.T, s=26, color=DATA, zorder=2, label="tokens")
+    axes[0].scatter(*n.T, s=26, color=PREDICTION, zorder=3, label="normalised")
+    axes[0].plot(0, 0, "+", color="black")
+    axes[0].legend(loc="lower right", fontsize=8)
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    axes[1].plot([], [], color="#cccccc", linewidth=2, label="arrives")
+    axes[1].plot([], [], color=GRADIENT, linewidth=2, label="passes")
+    for point, before, after in zip(n, g, dx, strict=True):
+        axes[1].annotate("", point + before, point, arrowprops=arrow | {"color": "#cccccc", "linewidth": 1.6})
+        axes[1].annotate("", point + after, point, arrowprops=arrow | {"color": GRADIENT, "linewidth": 2.2})
+    axes[1].scatter(*n.T, s=22, color=PREDICTION, zorder=3)
+    axes[1].legend(loc="lower right", fontsize=8)
+
+
+def residual_blocks(ax):
+    """Draw a transformer block in both ways: norms on the branches (pre-norm), and norms on the stream (post-norm)."""
+    from matplotlib.patches import FancyBboxPatch
+
+    def box(x, y, text, colour):
+        pale = 0.35 * np.array(matplotlib.colors.to_rgb(colour)) + 0.65
+        ax.add_patch(FancyBboxPatch((x - 0.62, y - 0.2), 1.24, 0.4, boxstyle="round,pad=0.05", facecolor=pale, edgecolor=DATA,
+                                    linewidth=0.8, zorder=3))
+        ax.text(x, y, text, ha="center", va="center", fontsize=8.5, zorder=4)
+
+    def line(points, colour, width, arrow=False):
+        ax.plot(*np.transpose(points), color=colour, linewidth=width, zorder=1, solid_capstyle="round")
+        if arrow:
+            arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", points[-1], points[-2], arrowprops=arrow)
+
+    def plus(x, y):
+        ax.text(x, y, "+", ha="center", va="center", fontsize=12, zorder=4,
+                bbox={"boxstyle": "circle,pad=0.12", "facecolor": "white", "edgecolor": "black", "linewidth": 1})
+
+    def detour(x, end, y):
+        return [(x, y), (x, y + 0.75), (end, y + 0.75), (end, y + 0.2)]
+
+    branch = {"attention": PREDICTION, "feed-forward": PALETTE[2]}
+    for top, title in ((1.1, "pre-norm"), (-0.9, "post-norm")):
+        stream = top - 0.85
+        ax.text(-0.35, stream + 1.2, title, ha="left", va="center", fontsize=10, weight="bold")
+        line([(-0.3, stream), (10.6, stream)], PREDICTION, 3.5, arrow=True)
+        for start, name in ((0.5, "attention"), (5.6, "feed-forward")):
+            if title == "pre-norm":
+                line(detour(start, start + 4.1, stream), DATA, 1.3, True)
+                box(start + 1.2, stream + 0.75, "norm", GRADIENT)
+                box(start + 2.9, stream + 0.75, name, branch[name])
+                plus(start + 4.1, stream)
+            else:
+                line(detour(start, start + 2.6, stream), DATA, 1.3, True)
+                box(start + 1.3, stream + 0.75, name, branch[name])
+                plus(start + 2.6, stream)
+                box(start + 3.75, stream, "norm", GRADIENT)
+    ax.set(xlim=(-0.5, 10.8), ylim=(-2.1, 1.7))
     ax.set_axis_off()
 
 
