@@ -293,8 +293,7 @@ def gelu(x, *, approximate="none"):
 def _gelu_exact(x, y, slope):
     bell, area = _bell_and_area(x)
     np.multiply(x, area, out=y)
-    bell *= x
-    np.add(area, bell, out=slope)
+    np.add(area, np.multiply(bell, x, out=bell), out=slope)
 
 
 def _gelu_tanh(x, y, slope):
