@@ -29,6 +29,18 @@ def pytest_configure(config):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, *paths]))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    """Let notebooks that run side by side share the cores, instead of each starting a thread for every core.
+
+    The kernel is started for the first cell of its notebook, after this, and inherits the numbers.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1 and item.path.suffix == ".ipynb":
+        for name in ("COURSE_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 def pictures(outputs):
     """The PNG pictures among a cell's outputs, as (H, W, 3) arrays."""
     found = []
