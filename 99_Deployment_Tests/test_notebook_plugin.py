@@ -67,6 +67,20 @@ def test_an_empty_figure_fails(pytester, validate):
     assert "this figure is empty" in output
 
 
+def test_a_cell_whose_output_is_not_compared_must_still_draw():
+    def output(value):
+        picture = np.full((64, 64, 3), 255, np.uint8)
+        picture[8:40, 8:40] = value
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "png")
+        return [new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})]
+
+    cell = new_code_cell("plot()", execution_count=1, outputs=output(0), metadata={"tags": ["nbval-ignore-output"]})
+    assert notebook_plugin.cell_problems(cell, output(200)) == []
+    assert notebook_plugin.cell_problems(cell, output(255)) == ["picture 1 is blank"]
+    assert notebook_plugin.cell_problems(cell, []) == ["1 pictures stored, 0 now"]
+
+
 def test_a_cell_that_was_never_run_fails(validate):
     outcomes, output = validate(new_code_cell("x = 1"))  # nbval alone passes this one
     assert outcomes == {"failed": 1}
