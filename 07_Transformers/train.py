@@ -1,7 +1,7 @@
 """Train chapter 07's models on Shakespeare and store them in `checkpoints/`.
 
-    python 07_Transformers/train.py shakespeare-small    nanoGPT's small configuration, a few minutes on two cores
-    python 07_Transformers/train.py shakespeare          the best that two cores train in about two hours
+    python 07_Transformers/train.py shakespeare-small    nanoGPT's small configuration, 2,000 steps
+    python 07_Transformers/train.py shakespeare          a larger model, meant for about two hours of two cores
 
 A run writes its state into the data cache every few hundred steps, which here count as an epoch. Started again, it goes
 on from there and ends with the same parameters; ``--fresh`` begins anew. Beside the weights, NAME.safetensors, stand the
@@ -10,7 +10,6 @@ tokeniser, NAME.tokenizer.json, and NAME.json: data, configuration, seed, steps,
 
 from dataclasses import asdict
 from math import cos, pi
-from pathlib import Path
 
 import numpy as np
 
@@ -21,8 +20,6 @@ from shared.scalar_mlp import Optimizer
 from shared.tensor import Tensor, manual_seed, no_grad
 from shared.tensor_mlp import AdamW, LambdaLR, Trainer, cross_entropy
 from shared.transformers import GPT, CharTokenizer, GPTConfig, decay_groups
-
-CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 class Windows:
@@ -149,8 +146,7 @@ def train_small(seed, epochs, folder, rate=3e-3):
     record = described(tokenizer, model, seed, trainer, minutes)
     record["figure"] = {"val_loss": round(float(trainer.history.column("val_loss").min()), 4)}
     trainer.restore_best()
-    tokenizer.save(stored("shakespeare_small.tokenizer.json"))
-    return model, trainer, record
+    return model, trainer, record, {"tokenizer.json": tokenizer.save}
 
 
 def train_best(seed, epochs, folder):
@@ -181,8 +177,7 @@ def train_best(seed, epochs, folder):
     record = described(tokenizer, model, seed, trainer, minutes)
     record["figure"] = {"val_loss": round(trainer.evaluate(validation)["loss"], 4), "val_loss_without_averaging": round(plain, 4),
                         "val_loss_long_context": round(best_over_context(model, validation_ids, 256, 64), 4)}
-    tokenizer.save(stored("shakespeare.tokenizer.json"))
-    return model, trainer, record
+    return model, trainer, record, {"tokenizer.json": tokenizer.save}
 
 
 def described(tokenizer, model, seed, trainer, minutes):
@@ -190,12 +185,6 @@ def described(tokenizer, model, seed, trainer, minutes):
     return {"data": "tiny Shakespeare, characters, the first 90 % for training, the last 10 % for validation",
             "config": asdict(model.config), "parameters": model.num_parameters(), "seed": seed, "steps": trainer.step,
             "minutes": minutes}
-
-
-def stored(name):
-    """The path of a file in `checkpoints/`."""
-    CHECKPOINTS.mkdir(exist_ok=True)
-    return CHECKPOINTS / name
 
 
 RUNS = {"shakespeare-small": (train_small, "shakespeare_small", 20), "shakespeare": (train_best, "shakespeare", 60)}

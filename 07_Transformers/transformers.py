@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.memory import keep_freed_memory
 from shared.scalar_mlp import Module, data_of
 from shared.tensor import Tensor, default_generator, differentiable, is_grad_enabled, no_grad
 from shared.tensor_mlp import (
@@ -982,7 +981,6 @@ class GPT(Module):
 
     def __init__(self, config, generator=None):
         generator = default_generator() if generator is None else np.random.default_rng(generator)
-        keep_freed_memory()
         self.config = config
         rotary = sinusoidal = None
         if config.positions == "rotary":

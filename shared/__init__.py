@@ -7,7 +7,11 @@ file a module, in the folder of the chapter that teaches it. An installed wheel 
 
 from pathlib import Path
 
+from shared.memory import keep_freed_memory
+
 __version__ = "0.1.0"
 
 CHAPTER_FOLDERS = sorted(Path(__file__).resolve().parent.parent.glob("[0-9][0-9]_*/"))
 __path__.extend(map(str, CHAPTER_FOLDERS))
+
+keep_freed_memory()

@@ -1,6 +1,7 @@
 """What the chapters' training scripts share: a command line, a progress bar, runs that go on where they stopped, records.
 
-A script lists its runs, each a function of (seed, epochs, folder) that returns (model, trainer, record), and calls `main`.
+A script lists its runs, each a function of (seed, epochs, folder) that returns (model, trainer, record), and calls `main`. A
+fourth result may be a table of what else belongs beside the weights, from endings of file names to functions that write there.
 """
 
 import argparse
@@ -64,7 +65,9 @@ def main(script, description, runs):
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    model, trainer, record = train(options.seed, options.epochs or epochs, folder)
+    model, trainer, record, *others = train(options.seed, options.epochs or epochs, folder)
     store(model, trainer, record, options.out, name, f"{script.name} {options.data}")
+    for ending, write in (others[0] if others else {}).items():
+        write(options.out / f"{name}.{ending}")
     shutil.rmtree(folder)
     print(record["figure"], f"after {record['minutes']} minutes")
