@@ -15,6 +15,7 @@ import numpy as np
 
 from shared import datasets
 from shared.cnn import (
+    BatchNorm2d,
     Conv2d,
     Muon,
     Together,
@@ -79,25 +80,53 @@ def normalise_filters(model):
             module.weight.data *= len(module.weight.data) ** 0.5 / np.linalg.norm(module.weight.data)
 
 
+class Accumulated(Together):
+    """Optimisers that step once for every `pieces` batches; until then the gradients of those batches add up.
+
+    A large batch in pieces needs the memory of one piece, and its arrays stay near the processor. Batch norm sees one piece
+    at a time, which Hoffer et al. (2017), Train longer, generalize better, call ghost batches.
+    """
+
+    def __init__(self, pieces, *optimizers):
+        super().__init__(*optimizers)
+        self.pieces, self.count = pieces, 0
+
+    def zero_grad(self, set_to_none=True):
+        """Clear the gradients, but only those that a step has used."""
+        if self.count % self.pieces == 0:
+            super().zero_grad(set_to_none)
+
+    def step(self):
+        """A step of each optimiser after the last piece of a batch."""
+        self.count += 1
+        if self.count % self.pieces == 0:
+            super().step()
+
+
 def train_cifar10(seed, epochs, folder):
     """Train on all 50,000 pictures by a recipe that was fixed beforehand; read the test set once, at the end.
 
     The recipe is Jordan's for 94 % in the fewest seconds (2024): whitened first layer, Muon for the filters, Nesterov SGD
-    for the rest, rates that fall linearly to zero, label smoothing 0.2, flips and shifts by two pixels.
+    for the rest, rates that fall linearly to zero, label smoothing 0.2, flips and shifts by two pixels; batches of 2,000,
+    in pieces of 250.
     """
-    data, batch = datasets.cifar10(), 2000
+    data, batch, pieces = datasets.cifar10(), 2000, 8
     manual_seed(seed)
     model, order = WhitenedNet(), np.random.default_rng(seed + 1)
     model.whiten.weight.data[...] = whitening_filters(cifar10_pixels(data.x_train[:5000]))
+    for module in model.modules():
+        if isinstance(module, BatchNorm2d):
+            module.momentum = 1 - (1 - module.momentum) ** (1 / pieces)  # as much is forgotten in a batch as before
     decay = 2e-6 * batch
     filters = [p for p in model.layers.parameters() if p.requires_grad and p.data.ndim == 4]
     biases = [p for p in model.parameters() if p.requires_grad and p.data.ndim == 1]
-    optimizer = Together(
+    optimizer = Accumulated(
+        pieces,
         Muon(filters, lr=0.24, momentum=0.6),
         SGD([{"params": biases, "lr": 0.053, "weight_decay": decay / 0.053},
              {"params": [model.head.weight], "lr": 0.67, "weight_decay": decay / 0.67}], momentum=0.85, nesterov=True),
     )
-    train = DataLoader((data.x_train, data.y_train), batch, shuffle=True, generator=order,
+    train = DataLoader((data.x_train, data.y_train), batch // pieces, shuffle=True, generator=order,
                        transform=lambda x, y: (random_crop(random_flip(cifar10_pixels(x), order), order, 2), y.astype(np.int64)))
     steps = epochs * len(train)
     normalise_filters(model)
@@ -114,7 +143,7 @@ def train_cifar10(seed, epochs, folder):
         "data": f"CIFAR-10, {len(data.x_train):,} training pictures, {len(data.x_test):,} test pictures",
         "crc32_of_test_pixels": f"{crc32(data.x_test):08x}",  # tells copies of the data set apart
         "figure": {"test_accuracy": round(float(correct.mean()), 4)},
-        "seed": seed, "epochs": epochs, "steps": trainer.step, "minutes": minutes,
+        "seed": seed, "epochs": epochs, "steps": trainer.step // pieces, "minutes": minutes,
         "images_per_second": round(epochs * len(data.x_train) / (60 * max(minutes, 0.1))),
     }
 
