@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
+    "CIFAR10_CLASSES",
     "CorruptDataset",
     "DatasetUnavailable",
     "ImageData",
@@ -42,6 +43,8 @@ ATTEMPTS = 3  # rounds over the addresses of a file before giving up
 PAUSE = 1.0  # seconds before the second round, twice that before the third
 TIMEOUT = 15.0  # seconds to wait for a connection, and for each next piece of the file
 CHUNK = 1 << 16  # bytes read at a time
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")  # classes 0 to 9
 
 
 class DatasetUnavailable(RuntimeError):
@@ -110,8 +113,8 @@ def mnist() -> ImageData:
 def cifar10() -> ImageData:
     """CIFAR-10: 50,000 small colour photographs to train on and 10,000 to test with, (N, 3, 32, 32), in ten classes.
 
-    The classes, 0 to 9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. A cached copy may have
-    its pictures in another order than the original: shuffle before use.
+    `CIFAR10_CLASSES` names the classes. A cached copy may have its pictures in another order than the original: shuffle
+    before use.
 
     Raises DatasetUnavailable or CorruptDataset.
 

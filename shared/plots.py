@@ -13,6 +13,8 @@ import numpy as np
 from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 
+from shared.datasets import CIFAR10_CLASSES
+
 __all__ = [
     "DATA",
     "DIVERGING",
@@ -1026,7 +1028,7 @@ def probability_bars(ax, probabilities, names, *, top=3, truth=None):
     ax.spines[:].set_visible(False)
 
 
-SCENES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SCENES = CIFAR10_CLASSES
 
 
 def painted_scenes(seed=0):
