@@ -14,13 +14,14 @@ installed are left out: ``pip install torch autograd npTensor``. `--fast` leaves
 import argparse
 
 import numpy as np
-from compare import Contestant, beside, serve
+from compare import beside, serve
 
 NETWORKS = {  # channels and size of the pictures, convolutions and poolings, sizes of the linear layers, batch norm
     "mnist": ((1, 28), (16, "pool", 32, "pool"), (128, 10), False),
     "cifar": ((3, 32), (32, 32, "pool", 64, 64, "pool", 128, "pool"), (10,), True),
 }
 BATCH, RATE, MOMENTUM = 64, 0.01, 0.9
+PICTURES = 10_000  # for inference
 
 
 def data(network):
@@ -231,19 +232,19 @@ def nptensor(network):
 
 def pictures():
     """Ten thousand pictures as bytes."""
-    return np.random.default_rng(0).integers(0, 256, (10_000, 3, 32, 32), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (PICTURES, 3, 32, 32), np.uint8)
 
 
 def ours_inference(network):
-    """Classes of all pictures, added up."""
+    """Classes of the first `count` pictures, added up."""
     from shared.tensor import Tensor, no_grad
 
     model, x = our_model(network).eval(), pictures()
 
-    def step():
+    def step(count=PICTURES):
         with no_grad():
             return sum(int(model(Tensor(x[i : i + 500] / np.float32(255))).data.argmax(1).sum())
-                       for i in range(0, len(x), 500))
+                       for i in range(0, count, 500))
 
     return step
 
@@ -255,10 +256,10 @@ def torch_inference(network, channels_last=False):
     kind = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=kind)
 
-    def step():
+    def step(count=PICTURES):
         with torch.no_grad():
             return sum(int(model((x[i : i + 500] / 255).contiguous(memory_format=kind)).argmax(1).sum())
-                       for i in range(0, len(x), 500))
+                       for i in range(0, count, 500))
 
     return step
 
@@ -283,11 +284,12 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if options.engine:
         table, engine = options.engine
-        serve(INFERENCE[engine]("cifar") if table == "inference" else ENGINES[engine](table))
+        step = INFERENCE[engine]("cifar") if table == "inference" else ENGINES[engine](table)
+        serve({"": step, "500 pictures": lambda: step(500)})
         return
     for table in [options.only] if options.only else [*NETWORKS, "inference"]:
         engines = INFERENCE if table == "inference" else [*ENGINES][: 3 if options.fast else None]
-        contestants = {name: Contestant(__file__, "--engine", table, name) for name in engines}
+        contestants = {name: (__file__, "--engine", table, name) for name in engines}
         what = "10,000 pictures" if table == "inference" else "a step"
         beside(f"{table}, {what}", contestants, options.rounds, options.seconds, warm_up=1 if table == "inference" else 5)
 

@@ -1,18 +1,20 @@
 """How fast is chapter 02's `Value` beside micrograd? ``python 99_Deployment_Tests/benchmarks/scalar_engine.py``
 
-Both engines run in one process and in turns, each pair of runs gives one ratio, and the table shows their median with
-the 10th and 90th percentile. Below 1 means that `Value` takes less time. Needs ``pip install micrograd``.
+Each operation in a chain of 200, forward and backward, and a step of micrograd's demonstration, an MLP on two moons, with
+Python's search for cycles and without. Each engine lives in a process of its own, and they run in turns: a pair of runs
+gives one ratio, and the table shows their median with the 10th and 90th percentile. Below 1 means that `Value` takes
+less time. Needs ``pip install micrograd``.
 """
 
 import argparse
 import gc
-import time
 
 import numpy as np
-
-from shared.scalar_autograd import Value
+from compare import contest, serve, shown, started
 
 LENGTH = 200  # operations in a chain; micrograd's backward pass is recursive and allows fewer than a thousand
+STAGES = ("forward", "backward")
+ENGINES = ("ours", "micrograd")
 
 OPERATIONS = {
     "a + b": lambda a, b: a + b,
@@ -65,60 +67,65 @@ def moons_step(engine, width=16, batch=20):
     return build
 
 
-def timed(build):
-    """Seconds for the forward and for the backward pass of a fresh graph."""
-    gc.collect()  # neither engine pays for what the other left behind
-    start = time.perf_counter()
-    root = build()
-    middle = time.perf_counter()
-    root.backward()
-    return middle - start, time.perf_counter() - middle
+def without_collector(build):
+    """A step without Python's search for cycles, of which micrograd makes many."""
+
+    def step():
+        gc.disable()
+        build().backward()
+        gc.enable()
+
+    return step
 
 
-def compare(ours, theirs, rounds):
-    """Times (rounds, engine, pass) of both in turns, after a warm-up; who begins changes from round to round."""
-    timed(ours), timed(theirs)
-    times = np.empty((rounds, 2, 2))
-    for i in range(rounds):
-        for engine in (0, 1) if i % 2 else (1, 0):
-            times[i, engine] = timed((ours, theirs)[engine])
-    return times
+def steps(engine):
+    """The steps of an engine by name: forward alone, and backward on a graph made before in time that is not counted."""
+    found = {}
+    builds = {name: chain(engine, operation) for name, operation in OPERATIONS.items()} | {"moons": moons_step(engine)}
+    for name, build in builds.items():
+        found[f"{name} forward"] = build
+        found[f"{name} backward"] = (lambda build=build: (build(),), lambda root: root.backward())
+    found["moons step"] = lambda: builds["moons"]().backward()
+    found["moons step, collector off"] = without_collector(builds["moons"])
+    return found
 
 
-def report(name, times, operations):
-    """One line of the table: time per operation, and the ratios with their spread."""
-    cells = [f"{name:13}"]
-    for stage in (0, 1):
-        low, middle, high = np.percentile(times[:, 0, stage] / times[:, 1, stage], [10, 50, 90])
-        ours, theirs = np.median(times[:, :, stage], 0) / operations * 1e9
-        cells.append(f"{ours:8.0f} {theirs:9.0f}   {middle:.2f} ({low:.2f} to {high:.2f})")
-    return " | ".join(cells)
+def value_of(result):
+    """The number in what a step returned: of a forward pass its result, of a backward pass nothing."""
+    return getattr(result, "data", 0.0)
+
+
+def engine_named(name):
+    """The class of scalars."""
+    if name == "ours":
+        from shared.scalar_autograd import Value
+    else:
+        from micrograd.engine import Value
+    return Value
 
 
 def main(arguments=None):
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=100, help="pairs of runs per line (default 100)")
-    rounds = parser.parse_args(arguments).rounds
-    try:
-        from micrograd.engine import Value as Micrograd
-    except ImportError:
-        raise SystemExit("this benchmark needs micrograd: pip install micrograd") from None
-    columns = f"{'ours':>8} {'micrograd':>9}   ratio (10 % to 90 %)"
-    print(f"{'':13} | {'forward, ns an operation':<39} | backward, ns an operation")
-    print(f"{'':13} | {columns} | {columns}")
-    for name, operation in OPERATIONS.items():
-        print(report(name, compare(chain(Value, operation), chain(Micrograd, operation), rounds), LENGTH))
-    ours, theirs, totals = moons_step(Value), moons_step(Micrograd), []
-    for collector in ("on", "off"):
-        if collector == "off":
-            gc.disable()  # what the engines cost without Python's search for cycles, of which micrograd makes many
-        times = compare(ours, theirs, max(5, rounds // 4))
-        print(report(f"moons, gc {collector}", times, 1e6) + "   (milliseconds a step)")
-        low, middle, high = np.percentile(times[:, 0].sum(1) / times[:, 1].sum(1), [10, 50, 90])
-        totals.append(f"{middle:.2f} ({low:.2f} to {high:.2f}) with the collector {collector}")
-    gc.enable()
-    print(f"a whole step of the moons MLP: ratio {', '.join(totals)}")
+    parser.add_argument("--rounds", type=int, default=100, help="pairs of runs for each line (default 100)")
+    parser.add_argument("--length", type=float, default=0.002, help="seconds in a run (default 0.002)")
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.engine:
+        serve(steps(engine_named(options.engine)), value_of)
+        return
+    print(f"{'':26} |  ours us | micrograd us | ratio ours / micrograd (10 % to 90 %)")
+    lines = [f"{name} {stage}" for name in [*OPERATIONS, "moons"] for stage in STAGES]
+    lines += ["moons step", "moons step, collector off"]
+    with started({name: (__file__, "--engine", name) for name in ENGINES}) as contestants:
+        for line in lines:
+            found = contest(contestants, options.rounds, options.length, 5, [line], tolerance=1e-9)
+            ours, theirs = (found[name]["parts"].get(line) for name in ENGINES)
+            if theirs is None or ours is None:
+                raise SystemExit("; ".join({reason for name in ENGINES for reason in found[name]["reasons"].values()}))
+            times = f"{1e6 * ours['seconds']:8.1f} | {1e6 * theirs['seconds']:12.1f}"
+            print(f"{line:26} | {times} | {shown(theirs['ratio'])}", flush=True)
+    print(f"Each operation stands for {LENGTH} of them.")
 
 
 if __name__ == "__main__":

@@ -1,31 +1,24 @@
 """How fast is chapter 04's `Tensor`? ``python 99_Deployment_Tests/benchmarks/tensor_engine.py [--json PATH]``
 
 Each operation on 1, 1,000 and 1,000,000 float32 numbers, forward alone and forward with backward, as ratios of our time
-to that of PyTorch eager, of HIPS autograd and of nptensor: below 1 we take less time. All run in turns in one process
-on two threads. A line is the median of the ratios pair by pair, with the 10th and 90th percentile. Then the peak of
-memory of a forward and backward pass, each library in a process of its own.
+to that of PyTorch eager, of HIPS autograd and of nptensor: below 1 we take less time. Each library lives in a process of
+its own, on two threads, and they run in turns. A line is the median of the ratios pair by pair, with the 10th and 90th
+percentile. Then the memory by which a forward and backward pass of an MLP raises the peak of a fresh process.
 Needs ``pip install torch autograd nptensor``; what is missing is left out.
 """
 
 import argparse
 import gc
 import json
-import os
-import subprocess
-import sys
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a pool that spins would slow down the next contestant
-
-import numpy as np  # noqa: E402  (after the number of threads is set)
-from compare import in_turns, ratios, shown  # noqa: E402
-
-from shared import tensor as engine  # noqa: E402
+import numpy as np
+from compare import Failed, contest, peak_memory, serve, shown, started
 
 SIZES = (1, 1_000, 1_000_000)
-LIBRARIES = ("ours", "PyTorch", "autograd", "nptensor")
+LIBRARIES = ("ours", "PyTorch", "HIPS autograd", "npTensor")
+STAGES = ("forward", "forward and backward")
 CHAIN = 10  # operations between one leaf and the sum that backward() starts from, so that the sum weighs little
+TOLERANCE = 1e-2  # of the gradients' fingerprints: one that differs by more is wrong
 
 ELEMENTWISE = {
     "a + b": lambda lib, a, b: a + b,
@@ -44,14 +37,11 @@ ELEMENTWISE = {
 }
 
 
-class Ours:
-    """The names that ELEMENTWISE uses, for the course's engine."""
+class Recorded:
+    """What the libraries share whose tensors have methods and a `grad`."""
 
-    exp, tanh, relu = staticmethod(engine.exp), staticmethod(engine.tanh), staticmethod(engine.relu)
-    softmax = staticmethod(lambda a: a.softmax(1))
     total = staticmethod(lambda a: a.sum())
     turned = staticmethod(lambda a: a.reshape(a.shape[::-1]).reshape(a.shape))
-    leaf = staticmethod(lambda array: engine.tensor(array, requires_grad=True))
     forward = staticmethod(lambda program, a, b: program(a, b))
 
     @staticmethod
@@ -61,7 +51,18 @@ class Ours:
         return a.grad
 
 
-class PyTorch:
+class Ours(Recorded):
+    """The names that ELEMENTWISE uses, for the course's engine."""
+
+    def __init__(self):
+        from shared import tensor as engine
+
+        self.exp, self.tanh, self.relu = engine.exp, engine.tanh, engine.relu
+        self.softmax = lambda a: a.softmax(1)
+        self.leaf = lambda array: engine.tensor(array, requires_grad=True)
+
+
+class PyTorch(Recorded):
     """The same for PyTorch."""
 
     def __init__(self):
@@ -70,9 +71,7 @@ class PyTorch:
         torch.set_num_threads(2)
         self.exp, self.tanh, self.relu = torch.exp, torch.tanh, torch.relu
         self.softmax = lambda a: a.softmax(1)
-        self.total, self.turned = Ours.total, Ours.turned
         self.leaf = lambda array: torch.tensor(array, requires_grad=True)
-        self.forward, self.backward = Ours.forward, Ours.backward
 
 
 class Autograd:
@@ -100,35 +99,18 @@ class Autograd:
         self.forward = lambda program, a, b: make_vjp(program, (0, 1))(a, b)[1]  # recorded, as the others do
 
 
-class NpTensor:
+class NpTensor(Recorded):
     """The same for nptensor; its `sum` has two axes, and reshape takes a tuple."""
 
     def __init__(self):
         from npTensor.Tensorlib import Tensor
 
         self.exp, self.tanh, self.relu = Tensor.exp, Tensor.tanh, Tensor.ReLU
-        self.softmax, self.total = Tensor.softmax, Tensor.sum
-        self.turned = lambda a: a.reshape(a.shape[::-1]).reshape(a.shape)
-        self.leaf = Tensor
-
-        self.forward, self.backward = Ours.forward, Ours.backward
+        self.softmax, self.total, self.leaf = Tensor.softmax, Tensor.sum, Tensor
 
 
-def contestants():
-    """The libraries that are installed, by name; None for the others."""
-    found = {}
-    for name, make in zip(LIBRARIES, (Ours, PyTorch, Autograd, NpTensor), strict=True):
-        try:
-            found[name] = make()
-        except ImportError:
-            found[name] = None
-            print(f"{name} is not installed", file=sys.stderr)
-    return found
-
-
-def programs(library, operation, arrays):
+def programs(library, operation, a, b):
     """Two functions of a library: CHAIN operations on leaves, and the same with the sum and its backward pass."""
-    a, b = map(library.leaf, arrays)
 
     def chain(a, b):
         y = a
@@ -136,112 +118,135 @@ def programs(library, operation, arrays):
             y = operation(library, y, b)
         return y
 
-    return lambda: library.forward(chain, a, b), lambda: library.backward(lambda a, b: library.total(chain(a, b)), a, b)
+    def forward():
+        library.forward(chain, a, b)  # what it returns is dropped at once
+
+    return {"forward": forward, "forward and backward": lambda: library.backward(lambda a, b: library.total(chain(a, b)), a, b)}
 
 
-def measure(operation, size, libraries, rounds):
-    """{pass: {library: (median, low, high)}} of an operation, or "wrong gradient" where a peer disagrees with ours."""
+def numbers(size, square):
+    """What operations work on, the same for everyone: two arrays (1, 1), (32, 31) or (1000, 1000), or two squares."""
+    rng, n = np.random.default_rng(0), round(size**0.5)
+    shape = (n, n) if square else (n, size // n)
+    a, b = rng.uniform(0.5, 1.5, shape).astype("f4"), rng.uniform(0.9, 1.1, shape).astype("f4")
+    return a, b / np.float32(n) if square else b
+
+
+class Steps(dict):
+    """The steps of a library, by the names that `part` gives them, each made when it is first asked for."""
+
+    def __init__(self, library):
+        self.library, self.leaves = library, {}
+
+    def __missing__(self, name):
+        operation, size, stage = name.split(" | ")
+        key = int(size), operation == "a @ b"
+        if key not in self.leaves:
+            self.leaves[key] = [self.library.leaf(array) for array in numbers(*key)]
+        self[name] = programs(self.library, ELEMENTWISE[operation], *self.leaves[key])[stage]
+        return self[name]
+
+
+def part(operation, size, stage):
+    """The name of a step."""
+    return f"{operation} | {size} | {stage}"
+
+
+def fingerprint(gradient):
+    """One number for a gradient, by which peers are compared with ours; 0 for a forward pass."""
+    if gradient is None:
+        return 0.0
+    gradient = np.asarray(gradient)
+    return float(np.vdot(np.random.default_rng(1).uniform(0.5, 1.5, gradient.shape), gradient) / gradient.size)
+
+
+MAKE = dict(zip(LIBRARIES, (Ours, PyTorch, Autograd, NpTensor), strict=True))
+
+
+def mlp_pass(library):
+    """MB by which a forward and backward pass of an MLP raises the peak of this process."""
+    if library == "PyTorch":
+        import torch as lib
+
+        lib.set_num_threads(2)
+    else:
+        from shared import tensor as lib
     rng = np.random.default_rng(0)
-    n = round(size**0.5)
-    shape = (n, size // n)  # (1, 1), (32, 31), (1000, 1000)
-    shape = (n, n) if operation is ELEMENTWISE["a @ b"] else shape
-    arrays = [rng.uniform(0.5, 1.5, shape).astype("f4"), rng.uniform(0.9, 1.1, shape).astype("f4")]
-    if operation is ELEMENTWISE["a @ b"]:
-        arrays[1] /= np.float32(n)
-    runs, wrong, expected = {}, [], None
-    for name, library in libraries.items():
-        if library is None:
-            continue
-        try:
-            forward, both = programs(library, operation, arrays)
-            gradient = np.asarray(both())
-        except (TypeError, AttributeError, ValueError, IndexError, AssertionError):
-            if name == "ours":
-                raise
-            continue  # a peer without this operation
-        expected = gradient if expected is None else expected
-        if gradient.shape == expected.shape and np.allclose(gradient, expected, rtol=1e-2, atol=1e-4):
-            runs[name] = (forward, both)
-        else:
-            wrong.append(name)
-    found = {}
-    for i, stage in enumerate(("forward", "forward and backward")):
-        repeat = {1: 30, 1_000: 20}.get(size, 1)
-        seconds = in_turns([pair[i] for pair in runs.values()], rounds, repeat, rest=0.0 if size < 10_000 else 0.005)
-        found[stage] = dict(zip(list(runs)[1:], ratios(seconds), strict=True)) | dict.fromkeys(wrong, "wrong gradient")
-    return found
+    x, *weights = (rng.normal(size=s).astype("f4") * 0.05 for s in ((4096, 512), (512, 1024), (1024, 1024), (1024, 10)))
+    x, weights = lib.tensor(x), [lib.tensor(w, requires_grad=True) for w in weights]
+
+    def step(rows):
+        h = x[:rows]
+        for w in weights[:-1]:
+            h = (h @ w).tanh()
+        (h @ weights[-1]).log_softmax(dim=1)[:, 0].mean().backward()
+        for w in weights:
+            w.grad = None
+
+    step(8)  # what the libraries load at the first call does not count
+    before = peak_memory()
+    step(4096)
+    return peak_memory() - before
 
 
-PEAK = """
-import resource, sys
-import numpy as np
-def highest():
-    try:  # on Linux getrusage would also count the process that started this one
-        return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-rng = np.random.default_rng(0)
-x, *weights = (rng.normal(size=s).astype("f4") * 0.05 for s in ((4096, 512), (512, 1024), (1024, 1024), (1024, 10)))
-if sys.argv[1] == "PyTorch":
-    import torch as lib
-    lib.set_num_threads(2)
-else:
-    from shared import tensor as lib
-x, weights = lib.tensor(x), [lib.tensor(w, requires_grad=True) for w in weights]
-def step(rows):
-    h = x[:rows]
-    for w in weights[:-1]:
-        h = (h @ w).tanh()
-    (h @ weights[-1]).log_softmax(dim=1)[:, 0].mean().backward()
-    for w in weights:
-        w.grad = None
-step(8)  # what the libraries load at the first call does not count
-before = highest()
-step(4096)
-print(highest() - before)
-"""
-
-
-def peak(library):
-    """Megabytes by which a forward and backward pass raises the peak of a fresh process."""
-    kilobytes = subprocess.run([sys.executable, "-c", PEAK, library], capture_output=True, text=True, check=True).stdout
-    return int(kilobytes) / (2**20 if sys.platform == "darwin" else 2**10)
+def measured(contestants, operation, size, rounds, length):
+    """The lines of an operation at one size: for each pass the ratios to the others, and the reasons where there is none."""
+    parts = [part(operation, size, stage) for stage in STAGES]
+    found = contest(contestants, rounds, length, 3, parts, TOLERANCE)
+    return [{"operation": operation, "numbers": size, "pass": stage,
+             "ratios": {name: found[name]["parts"][step]["ratio"] for name in LIBRARIES[1:] if step in found[name]["parts"]},
+             "reasons": {name: found[name]["reasons"][step] for name in LIBRARIES[1:] if step in found[name]["reasons"]}}
+            for stage, step in zip(STAGES, parts, strict=True)]
 
 
 def main(arguments=None):
     """Print the table, and store it where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=30, help="runs of each contestant per line (default 30)")
-    parser.add_argument("--only", nargs="*", default=list(ELEMENTWISE), help="operations to measure")
+    parser.add_argument("--rounds", type=int, default=30, help="pairs of runs for each line (default 30)")
+    parser.add_argument("--length", type=float, default=0.003, help="seconds in a run (default 0.003)")
+    parser.add_argument("--only", nargs="*", choices=ELEMENTWISE, default=list(ELEMENTWISE), help="operations to measure")
     parser.add_argument("--json", help="also write the ratios to this file")
+    parser.add_argument("--engine", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", choices=LIBRARIES[:2], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    libraries, results = contestants(), []
-    gc.collect()
-    gc.freeze()  # the libraries' own objects: the collector need not look at them before each turn
-    rivals = [name for name in LIBRARIES[1:] if libraries[name] is not None]
+    if options.peak:
+        serve(lambda: mlp_pass(options.peak))
+        return
+    if options.engine:
+        steps = Steps(MAKE[options.engine]())
+        gc.collect()
+        gc.freeze()  # the library's own objects: the collector need not look at them
+        serve(steps, fingerprint)
+        return
+    results, rivals = [], LIBRARIES[1:]
     print(f"{'operation':12} {'numbers':>9} {'pass':20} | " + " | ".join(f"ours / {name:14}" for name in rivals))
-    for name in options.only:
-        for size in SIZES:
-            rounds = options.rounds if size < 10_000 else max(5, options.rounds // 4)
-            for stage, found in measure(ELEMENTWISE[name], size, libraries, rounds).items():
-                results.append({"operation": name, "numbers": size, "pass": stage, "ratios": found})
-                cells = " | ".join(f"{shown(found.get(rival)):21}" for rival in rivals)
-                print(f"{name:12} {size:9,} {stage:20} | {cells}", flush=True)
+    with started({name: (__file__, "--engine", name) for name in LIBRARIES}) as contestants:
+        for name in options.only:
+            for size in SIZES:
+                rounds = options.rounds if size < 10_000 else max(5, options.rounds // 4)
+                results += measured(contestants, name, size, rounds, options.length)
+                for line in results[-len(STAGES) :]:
+                    cells = " | ".join(f"{shown(line['ratios'].get(rival)):21}" for rival in rivals)
+                    print(f"{name:12} {size:9,} {line['pass']:20} | {cells}", flush=True)
     for rival in rivals:
         for size in SIZES:
-            found = [result["ratios"].get(rival) for result in results if result["numbers"] == size]
-            medians = [ratio[0] for ratio in found if isinstance(ratio, tuple)]
+            medians = [line["ratios"][rival][0] for line in results if line["numbers"] == size and rival in line["ratios"]]
             if medians:
                 mean = np.exp(np.mean(np.log(medians)))
                 print(f"ours / {rival}, {size:,} numbers: geometric mean {mean:.2f}, worst {max(medians):.2f}")
-    summary = {"speed": results}
-    if libraries["PyTorch"] is not None:
-        summary["peak_megabytes"] = {name: peak(name) for name in ("ours", "PyTorch")}
-        peaks = ", ".join(f"{name} {megabytes:.0f} MB" for name, megabytes in summary["peak_megabytes"].items())
-        print(f"peak memory of a forward and backward pass: {peaks}")
+    for reason in sorted({f"{rival}, {line['operation']}: {why}" for line in results for rival, why in line["reasons"].items()}):
+        print(f"no ratio for {reason}")
+    peaks = {}
+    for name in LIBRARIES[:2]:
+        with started({name: (__file__, "--peak", name)}) as contestants:
+            try:
+                peaks[name] = contestants[name].run(1)[1]
+            except Failed as failure:
+                print(f"peak memory of {name}: {failure}")
+    print("peak memory of an MLP's forward and backward pass:", ", ".join(f"{name} {mb:.0f} MB" for name, mb in peaks.items()))
     if options.json:
         with open(options.json, "w") as file:
-            json.dump(summary, file, indent=1)
+            json.dump({"speed": results, "peak_megabytes": peaks}, file, indent=1)
 
 
 if __name__ == "__main__":

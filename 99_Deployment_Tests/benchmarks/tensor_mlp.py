@@ -11,7 +11,7 @@ import argparse
 from itertools import pairwise
 
 import numpy as np
-from compare import Contestant, beside, serve
+from compare import beside, serve
 
 SIZES, BATCH = (784, 256, 128, 10), 128
 
@@ -146,7 +146,7 @@ def main(arguments=None):
     if options.engine:
         serve(ENGINES[options.engine]())
         return
-    contestants = {name: Contestant(__file__, "--engine", name) for name in ENGINES}
+    contestants = {name: (__file__, "--engine", name) for name in ENGINES}
     beside("a step", contestants, options.rounds, options.seconds, warm_up=20)
 
 

@@ -10,9 +10,10 @@ counted for each process, libraries included. Engines that are not installed are
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
-from compare import Contestant, beside, serve
+from compare import beside, serve
 
 VOCABULARY, CONTEXT, BATCH, LAYERS, HEADS, WIDTH = 65, 64, 12, 4, 4, 128
 LONG, TOKENS, PROMPTS = 1024, 32, (16, 240, 960)  # context, tokens to generate, lengths of prompts
@@ -24,6 +25,11 @@ def data():
     return np.random.default_rng(0).integers(0, VOCABULARY, (2, BATCH, CONTEXT))
 
 
+def prompts():
+    """The ids of the prompts by name."""
+    return {f"prompt of {length}": np.resize(data()[0], length) for length in PROMPTS}
+
+
 def our_model(context=CONTEXT):
     """The GPT of this course."""
     from shared.transformers import GPT, GPTConfig
@@ -31,7 +37,7 @@ def our_model(context=CONTEXT):
     return GPT(GPTConfig(VOCABULARY, context, LAYERS, HEADS, WIDTH, bias=False), generator=0)
 
 
-def ours(_):
+def ours():
     """A training step of this course's engine."""
     from shared.tensor_mlp import clip_grad_norm_
 
@@ -49,12 +55,13 @@ def ours(_):
     return step
 
 
-def ours_generating(length):
-    """`TOKENS` tokens after a prompt."""
+def ours_generating():
+    """`TOKENS` tokens after each of the prompts, by their names."""
     from shared.transformers import generate
 
-    model, prompt = our_model(LONG), np.resize(data()[0], length)
-    return lambda: generate(model, prompt, TOKENS, temperature=0.8, top_k=40, seed=0)[-1]
+    model = our_model(LONG)
+    return {name: partial(lambda prompt: generate(model, prompt, TOKENS, temperature=0.8, top_k=40, seed=0)[-1], prompt)
+            for name, prompt in prompts().items()}
 
 
 def torch_model(context=CONTEXT):
@@ -68,7 +75,7 @@ def torch_model(context=CONTEXT):
     return torch, model
 
 
-def pytorch(_):
+def pytorch():
     """A training step of PyTorch, eager."""
     torch, model = torch_model()
     x, y = map(torch.from_numpy, data())
@@ -85,14 +92,14 @@ def pytorch(_):
     return step
 
 
-def pytorch_generating(length):
-    """`TOKENS` tokens after a prompt."""
+def pytorch_generating():
+    """The same with PyTorch."""
     torch, model = torch_model(LONG)
-    prompt = torch.from_numpy(np.resize(data()[0], length))[None]
-    return lambda: model.generate(prompt, TOKENS, 0.8, 40)[0, -1].item()
+    return {name: partial(lambda prompt: model.generate(prompt, TOKENS, 0.8, 40)[0, -1].item(), torch.from_numpy(prompt)[None])
+            for name, prompt in prompts().items()}
 
 
-def nptensor(_):
+def nptensor():
     """A training step of npTensor, the engine that this course grew from, with the operations that it has.
 
     Its GELU is x * sigmoid(1.702 x), and no gradient is clipped. Where a tensor is used twice its gradients alias each other,
@@ -158,17 +165,15 @@ def main(arguments=None):
     parser.add_argument("--rounds", type=int, default=20, help="pairs of runs for each engine (default 20)")
     parser.add_argument("--length", type=float, default=1.0, help="seconds in a run (default 1)")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
-    parser.add_argument("--prompt", type=int, default=PROMPTS[0], help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.engine:
-        serve(ENGINES[options.engine](options.prompt))
+        serve(ENGINES[options.engine]())
         return
-    beside("training step", {name: Contestant(__file__, "--engine", name) for name in ("ours", "PyTorch", "npTensor")},
+    beside("training step", {name: (__file__, "--engine", name) for name in ("ours", "PyTorch", "npTensor")},
            options.rounds, options.length, 20, BATCH * CONTEXT, "tokens")
-    for length in PROMPTS:
-        contestants = {name: Contestant(__file__, "--engine", f"{name} generating", "--prompt", length)
-                       for name in ("ours", "PyTorch")}
-        beside(f"prompt of {length}", contestants, options.rounds, options.length, 2, TOKENS, "tokens")
+    commands = {name: (__file__, "--engine", f"{name} generating") for name in ("ours", "PyTorch")}
+    for prompt in prompts():
+        beside(prompt, commands, options.rounds, options.length, 2, TOKENS, "tokens", part=prompt)
 
 
 if __name__ == "__main__":
