@@ -43,12 +43,18 @@ PREDICT = Exercise(
         Mistake("that is the gradient after one call; a leaf adds what the second call brings", 7.0),
         Mistake("two arrows lead from a to a * a, and each of them brings 3", 8.0),
         Mistake("two arrows lead from a to a * a, and a second call adds to what a leaf has", 4.0),
+        Mistake("two arrows lead to a * a, and a third one to the sum: it brings 1", 12.0),
         Mistake("nodes inside the graph start afresh in each call; only leaves add up", 20.0),
+        Mistake("the root starts from 1 in each call, not from 1 more than it has; only leaves add up", 21.0),
+        Mistake("the root and the nodes inside start afresh in each call; only leaves add up", 27.0),
     ],
 )
 
 
 # --- 02.2 Teach it the sine -------------------------------------------------------------------------------------------
+
+
+NOT_NUMBERS = "a Value among the local derivatives"
 
 
 def observe_sine(answer, a, b):
@@ -58,8 +64,10 @@ def observe_sine(answer, a, b):
     y = answer(x)
     if y is None:
         return None
+    if not hasattr(y, "derivatives"):
+        return "a plain number"
     (y * y * 3.0 + answer(x) * 0.5).backward()
-    return y.data, a.grad, b.grad
+    return NOT_NUMBERS if hasattr(a.grad, "derivatives") else (y.data, a.grad, b.grad)
 
 
 def sine(x, value=math.sin, slope=math.cos):
@@ -92,6 +100,11 @@ SINE = Exercise(
         Mistake("the derivative has the wrong sign", lambda x: sine(x, slope=lambda number: -math.cos(number))),
         Mistake("the local derivative is missing: it is 1 everywhere", lambda x: sine(x, slope=lambda number: 1.0)),
         Mistake("the local derivative is the sine itself; it should be the cosine", lambda x: sine(x, slope=math.sin)),
+        Mistake("that is a plain number, and no gradient flows through it: wrap it in a Value with parents", math.sin),
+        Mistake(
+            "local derivatives are plain numbers, not Values: take the cosine of x.data",
+            lambda x: sine(x, slope=lambda number: Value(math.cos(number))),
+        ),
     ],
 )
 
@@ -108,7 +121,7 @@ def observe_edges(answer, a, b, square):
         return None
     for parent, derivative in arrows.items() if isinstance(arrows, dict) else arrows:
         parent.grad += derivative
-    return a.grad, b.grad
+    return NOT_NUMBERS if hasattr(a.grad, "derivatives") else (a.grad, b.grad)
 
 
 def arrows_of_product(a, b):
@@ -139,6 +152,9 @@ HALF = Exercise(
             lambda a, b: [(a, a.data), (b, b.data)],
         ),
         Mistake("there is only one arrow, to the first factor", lambda a, b: [(a, b.data)]),
+        Mistake("local derivatives are plain numbers: b.data, not b", lambda a, b: [(a, b), (b, a)]),
+        Mistake("pairs are asked for, (parent, derivative), one for each arrow", lambda a, b: [b.data, a.data]),
+        Mistake("in each pair the parent comes first", lambda a, b: [(b.data, a), (a.data, b)]),
     ],
 )
 
@@ -169,6 +185,10 @@ SHARE = Exercise(
             lambda a, b: (b / (a + b) ** 2, a / (a + b) ** 2),
         ),
         Mistake("the denominator must be squared", lambda a, b: (b / (a + b), -a / (a + b))),
+        Mistake(
+            "the derivative by a lacks the direct path: a stands in the numerator as well",
+            lambda a, b: (-a / (a + b) ** 2, -a / (a + b) ** 2),
+        ),
         Mistake("the two derivatives have changed places", lambda a, b: share_gradient(a, b)[::-1]),
     ],
 )
@@ -195,18 +215,36 @@ def wrong_claims(points, h=1e-5):
     )
 
 
+def judge_claims(answer):
+    """What is wrong with the letters named, in whatever order and with whatever signs between them."""
+    wrong = set(wrong_claims([-1.3, 0.4, 2.0]))
+    if not isinstance(answer, str) or not (named := {letter for letter in answer.lower() if letter.isalpha()}):
+        return 'give the letters as one string, such as "ace"'
+    if named - set(CLAIMS):
+        return "the claims have the letters a to f"
+    if named == set(CLAIMS) - wrong:
+        return "these are the right claims; the wrong ones are asked for"
+    if named - wrong:
+        return "a claim is named that is right: with too small a step you see rounding noise, with too large a one the bend"
+    if "b" not in named:
+        return "a claim is missing: does every claim hold at more than one point?"
+    return None if named == wrong else "one claim more is wrong: test at negative points too"
+
+
 CHECKED = Exercise(
     "02.5",
     "six claims",
     2,
     15,
     OBJECTIVES[1],
-    expected=wrong_claims([-1.3, 0.4, 2.0]),
+    judge=judge_claims,
     mistakes=[
-        Mistake("one claim more is wrong: test at negative points too", wrong_claims([0.4, 2.0])),
-        Mistake("a claim is missing: the derivative of ln(x**2 + 1) has an inner derivative as well", "e"),
-        Mistake("these are the right claims; the wrong ones are asked for", "acdf"),
-        Mistake("not all are wrong: with too small a step you see rounding noise", wrong_claims([-1.3, 0.4], h=1e-13)),
+        Mistake("test at negative points too", wrong_claims([0.4, 2.0])),
+        Mistake("hold at more than one point", "e"),
+        Mistake("these are the right claims", "acdf"),
+        Mistake("rounding noise", wrong_claims([-1.3, 0.4], h=1e-13)),
+        Mistake("as one string", ["b", "e"]),
+        Mistake("the letters a to f", "b and e"),
     ],
 )
 
@@ -274,6 +312,16 @@ def count_distinct(root, leaf):
     return paths[leaf]
 
 
+def count_from_the_front(root, leaf):
+    """The order taken as it is, from the leaves to the root."""
+    order = topological_order(root, lambda node: node.parents)
+    paths = {node: float(node is root) for node in order}
+    for node in order:
+        for parent in node.parents:
+            paths[parent] += paths[node]
+    return paths[leaf]
+
+
 COUNT = Exercise(
     "02.6",
     "count the paths",
@@ -291,6 +339,7 @@ COUNT = Exercise(
         ),
         Mistake("two arrows between the same two nodes are two paths", count_distinct),
         Mistake("that is whether there is a path, not how many", lambda root, leaf: 1),
+        Mistake("walked from the front: the root, which has the first path, stands at the back", count_from_the_front),
     ],
 )
 

@@ -15,18 +15,19 @@ __all__ = [
 
 
 class Value:
-    """A number that knows where it came from, so that gradients can be sent back through its computation.
+    """A number that knows where it came from, so that gradients can find their way back.
 
     Parameters
     ----------
-    data : the number: a Python or NumPy real number, kept as a float. NaN and infinities are allowed.
+    data : the number: a Python or NumPy real number, kept as a float, NaN and infinity too.
     parents : the Values that it was computed from; empty for a leaf.
     derivatives : for each parent, the derivative of this number by that parent alone.
     op : the name of the operation, for pictures.
 
-    `grad` is 0.0 until `backward` fills it in. Values have an identity rather than a size: `==` asks whether two are the
-    same object, and there is no `<`; compare their `data`, or ``float(value)``.
-    Raises TypeError where `data` is not a real number. Sections 4 and 5; the idea is Wengert's (1964).
+    `grad` is 0.0 until `backward` fills it in. Values have an identity rather than a size:
+    `==` asks whether two are the same object, and there is no `<`; compare their `data`, or
+    ``float(value)``. Raises TypeError where `data` is not a real number.
+    Sections 4 and 5; the idea is that of Wengert (1964).
     """
 
     __slots__ = ("data", "derivatives", "grad", "op", "parents")
@@ -61,10 +62,11 @@ class Value:
     __rmul__ = __mul__
 
     def backward(self):
-        """Fill in `grad` of every Value that this one was computed from: the derivative of this one by that Value.
+        """Fill in `grad` of every Value that this one was computed from: how this one reacts to it.
 
-        Leaves, which have no parents, add it to the `grad` that they have (None counts as 0); all others start afresh.
-        The graph is kept, so that `backward` can be called again. Section 8; Linnainmaa (1970).
+        Leaves, which have no parents, add the derivative to the `grad` that they have (None counts
+        as 0); all others start afresh. The graph is kept, so that `backward` can be called again.
+        Section 8; Linnainmaa (1970).
         """
         inner = []
         for node in topological_order(self, _parents):
@@ -76,7 +78,7 @@ class Value:
         self.grad += 1.0
         for node in reversed(inner):
             grad, parents = node.grad, node.parents
-            if len(parents) == 2:  # the loop below, written out for the usual cases, which makes it twice as fast
+            if len(parents) == 2:  # the usual cases written out: twice as fast as the loop below
                 (a, b), (da, db) = parents, node.derivatives
                 a.grad += da * grad
                 b.grad += db * grad
@@ -145,7 +147,7 @@ class Value:
         return Value(t, (self,), (1 - t * t,), "tanh")
 
     def relu(self):
-        """The number itself where it is positive, else 0, where the derivative is 0 as well. Section 9."""
+        """The number itself where it is positive, else 0, and there the derivative is 0. Section 9."""
         x = self.data
         return Value(0.0 if x <= 0 else x, (self,), (0.0 if x <= 0 else 1.0,), "relu")
 
@@ -156,11 +158,13 @@ _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 def _real(x, operation):
     """The number `x` as a float; anything else is an error that names the operation."""
     if not isinstance(x, _NUMBERS):
-        raise TypeError(f"{operation}: expected a real number, got {x!r:.60} of type {type(x).__name__}")
+        kind = type(x).__name__
+        raise TypeError(f"{operation}: expected a real number, got {x!r:.60} of type {kind}")
     try:
         return float(x)
     except OverflowError:
-        raise ValueError(f"{operation}: an integer of {x.bit_length()} bits is too large for a float") from None
+        bits = x.bit_length()
+        raise ValueError(f"{operation}: an integer of {bits} bits is too large for a float") from None
 
 
 def _lift(x, operation):
@@ -169,11 +173,12 @@ def _lift(x, operation):
 
 
 def topological_order(root, parents):
-    """List the nodes that `root` was computed from: every node stands after all of its parents, so `root` is last.
+    """List the nodes that `root` was computed from, each after all of its parents; `root` is last.
 
-    `parents` is a function from a node to the list or tuple of its parents, empty for a leaf. Nodes are told apart by
-    their hash, which for plain objects means by identity. The graph must have no cycle. Every node and every edge is
-    looked at once, without recursion, and the order depends on nothing but the graph. Section 7; after Tarjan (1976).
+    `parents` is a function from a node to the list or tuple of its parents, empty for a leaf.
+    Nodes are told apart by their hash, which for plain objects means by identity. The graph must
+    have no cycle. Every node and every edge is looked at once, without recursion, and the order
+    depends on nothing but the graph. Section 7; after Tarjan (1976).
     """
     order, seen, stack = [], set(), [root]
     while stack:
@@ -196,19 +201,20 @@ _parents = attrgetter("parents")
 
 
 def draw_graph(root, ax=None, /, *, step=None, **names):
-    """Draw the graph that `root` was computed from: name, data and gradient in every node, operations as small nodes.
+    """Draw the graph that `root` was computed from, with name, data and gradient in every node.
 
     Parameters
     ----------
     root : a Value.
     ax : the matplotlib Axes to draw into; by default a new figure of fitting size.
-    step : None shows the `grad` of every node. A number shows how far a backward pass that starts with no gradients
-        has come when it has dealt with so many nodes that have parents: with 0, only the root has its gradient.
+    step : None shows the `grad` of every node. A number shows how far a backward pass that starts
+        with no gradients has come when it has dealt with so many nodes that have parents: with 0,
+        only the root has its gradient.
     names : Values by the names to write into their nodes, such as ``w=w``.
 
     Returns the Axes. Needs matplotlib, and no program beside it. Section 8.
     """
-    from shared.plots import computation_graph  # only here: the engine itself gets by without matplotlib
+    from shared.plots import computation_graph  # here, since the engine needs no matplotlib
 
     order = topological_order(root, _parents)
     place = {node: i for i, node in enumerate(order)}
@@ -230,7 +236,9 @@ def _power(x, n):
     except OverflowError:
         return math.inf if x > 0 or n % 2 == 0 else -math.inf
     if isinstance(result, complex):
-        raise ValueError(f"**: {x:g} ** {n:g} is not real; a negative base takes whole exponents only")
+        raise ValueError(
+            f"**: {x:g} ** {n:g} is not real; a negative base takes whole exponents only"
+        )
     return result
 
 
