@@ -33,6 +33,8 @@ __all__ = [
     "attention_tiles",
     "block_flow",
     "broadcast_grids",
+    "byte_grid",
+    "caught_table",
     "channel_groups",
     "clock_hands",
     "coloured_cells",
@@ -62,7 +64,9 @@ __all__ = [
     "multi_head_flow",
     "norm_plane",
     "normal_circle",
+    "operator_graph",
     "painted_scenes",
+    "pen_drawing",
     "perceptron_update",
     "pictures",
     "pixel_table",
@@ -187,14 +191,14 @@ def plane_grid(x, margin=0.15, resolution=200):
     return first, second, np.stack(np.meshgrid(first, second), -1).reshape(-1, 2)
 
 
-def decision_boundary(ax, x, y, predict=None, *, score=None, margin=None, labels=None):
+def decision_boundary(ax, x, y, predict=None, *, score=None, margin=None, labels=None, resolution=200):
     """Draw points `x` (N, 2) of classes `y` over the regions that a classifier assigns.
 
     Give `predict`, which maps (M, 2) points to M class labels, or `score`, which maps them to M real scores whose sign
     decides between two classes; with `score`, the line where it equals 0 and, dashed, those at plus and minus `margin`
-    are drawn.
+    are drawn. M is `resolution` squared: less for a slow classifier.
     """
-    first, second, grid = plane_grid(np.asarray(x))
+    first, second, grid = plane_grid(np.asarray(x), resolution=resolution)
     classes = np.unique(y)
     values = np.asarray(predict(grid) if score is None else score(grid)).reshape(len(second), len(first))
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(classes))]
@@ -264,7 +268,7 @@ def perceptron_update(ax, x, t, before, after, wrong):
 
     line(before, linestyle="dashed", linewidth=1)
     line(after, linewidth=1.6)
-    for sign, marker, colour in ((-1, "s", PALETTE[2]), (1, "o", PALETTE[3])):
+    for sign, marker, colour in ((-1, "o", PALETTE[2]), (1, "s", PALETTE[3])):
         ax.scatter(*x[t == sign].T, s=38, marker=marker, color=colour, edgecolor="white", linewidth=0.5)
     ax.scatter(*x[wrong], s=150, facecolor="none", edgecolor=ERROR, linewidth=2)
     if np.any(before):
@@ -367,7 +371,7 @@ def tree_diagram(ax, tree, features, classes):
         places = [draw(child, depth + 1) for child in children]
         x = np.mean([place[0] for place in places]) if places else next(leaves)
         winner = int(tree.value[node].argmax())
-        question = f"{features[tree.feature[node]]}\n≤ {tree.threshold[node]:,.4g} ?" if inner else f"{classes[winner]}"
+        question = f"{features[tree.feature[node]]}\n≤ {tree.threshold[node]:.5g} ?" if inner else f"{classes[winner]}"
         for place, answer in zip(places, ("yes", "no"), strict=False):
             ax.plot([x, place[0]], [-depth, place[1]], color=DATA, linewidth=1, zorder=1)
             ax.text((x + place[0]) / 2, (place[1] - depth) / 2, answer, fontsize=8, color=DATA, ha="center")
@@ -1766,3 +1770,97 @@ def letter_map(ax, points, names, groups):
         for i in chosen:
             ax.text(*points[i], shown_letter(names[i]), ha="center", va="center", fontsize=9, color=colour)
     ax.legend(fontsize=8)
+
+
+def pen_drawing(strokes, size=280, width=18):
+    """A drawing in ink on white paper, bytes (size, size, 3): each stroke a list of points (x, y) from 0 to 1, rounded off."""
+    places = (np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1) + 0.5).reshape(-1, 2)
+    nearest = np.full(len(places), np.inf)
+    for stroke in strokes:
+        points = np.asarray(stroke, float) * size
+        for _ in range(3):  # Chaikin's rule: cut every corner off
+            cut = np.stack([0.75 * points[:-1] + 0.25 * points[1:], 0.25 * points[:-1] + 0.75 * points[1:]], 1)
+            points = np.concatenate([points[:1], cut.reshape(-1, 2), points[-1:]])
+        for a, b in pairwise(points):
+            along = np.clip((places - a) @ (b - a) / max((b - a) @ (b - a), 1e-9), 0, 1)
+            nearest = np.minimum(nearest, np.linalg.norm(places - a - along[:, None] * (b - a), axis=1))
+    ink = np.clip(width / 2 - nearest + 0.5, 0, 1).reshape(size, size, 1)
+    return np.round(255 * (1 - ink) + 30 * ink).astype(np.uint8).repeat(3, 2)
+
+
+def byte_grid(ax, content, parts, *, columns=16):
+    """Draw every byte of a file as a cell, letters as letters, others as hexadecimal numbers.
+
+    `parts` is a list of (name, number of bytes, colour) in the order of the file; a colour may be None.
+    """
+    from matplotlib.patches import Patch, Rectangle
+
+    ends = np.cumsum([count for _, count, _ in parts])
+    for i, byte in enumerate(content):
+        row, column = divmod(i, columns)
+        colour = parts[int(np.searchsorted(ends, i, side="right"))][2]
+        ax.add_patch(Rectangle((column, row), 1, 1, facecolor=colour or "white", alpha=0.35, linewidth=0))
+        letter = chr(byte) if 33 <= byte < 127 else f"{byte:02x}"
+        ax.text(column + 0.5, row + 0.52, letter, ha="center", va="center", fontsize=7.5 if len(letter) == 2 else 9,
+                family="monospace", color="black" if len(letter) == 1 else "#555555")
+    rows = -(-len(content) // columns)
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=np.arange(rows) + 0.5, yticklabels=columns * np.arange(rows))
+    ax.tick_params(length=0)
+    ax.set_ylabel("first byte of the row")
+    ax.grid(False)
+    patches = [Patch(facecolor=colour, alpha=0.35, label=f"{name} ({count} bytes)")
+               for name, count, colour in parts if colour]
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=len(patches), fontsize=8)
+
+
+def operator_graph(ax, nodes, edges, *, wrap=None):
+    """Draw a graph of operations from left to right: each node (operation, note), edges as pairs of their indices.
+
+    Every node stands after those it reads. With `wrap` the columns are laid out in lines of that many.
+    """
+    from matplotlib.patches import FancyBboxPatch
+
+    places, routes = layered_layout(len(nodes), edges)
+    columns = int(places[:, 0].max()) + 1
+    wrap = wrap or columns
+    tall = np.ptp(np.concatenate([np.array(route)[:, 1] for route in routes])) + 1.6
+    middle = np.mean([route[0][1] for route in routes])
+
+    def at(point):
+        line, column = divmod(point[0], wrap)
+        return np.array([column * 1.5, -(point[1] - middle) * 0.9 - line * tall])
+
+    right = np.array([1.0, 0.0])
+    for route in routes:
+        for i, (a, b) in enumerate(pairwise(route)):
+            leave, arrive = 0.6 * (i == 0), 0.6 * (i == len(route) - 2)  # what lies between is an invisible node
+            start, end = at(a) + leave * right, at(b) - arrive * right
+            if end[0] < start[0]:  # the line breaks: leave at its end, come in at the beginning of the next
+                _arrow(ax, start, start + 0.4 * right, DATA, width=1.1)
+                _arrow(ax, end - 0.4 * right, end, DATA, width=1.1)
+            else:
+                _arrow(ax, start, end, DATA, width=1.1, style="-|>" if arrive else "-")
+    for (operation, note), place in zip(nodes, places, strict=True):
+        x, y = at(place)
+        ax.add_patch(FancyBboxPatch((x - 0.58, y - 0.26), 1.16, 0.52, boxstyle="round,pad=0.02", facecolor="#DCEAF5",
+                                    edgecolor=PREDICTION, linewidth=0.8))
+        ax.text(x, y + (0.09 if note else 0), operation, ha="center", va="center", fontsize=min(7.2, 68 / len(operation)))
+        if note:
+            ax.text(x, y - 0.14, note, ha="center", va="center", fontsize=5.8, color="#555555")
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    ax.set_axis_off()
+
+
+def caught_table(ax, bugs, tests, caught):
+    """Draw which test catches which bug: `caught` (bugs, tests), booleans; blue where it does."""
+    caught = np.asarray(caught)
+    ax.imshow(np.where(caught, 1.0, 0.0), cmap=ListedColormap(["#f2f2f2", "#9CC3E0"]), vmin=0, vmax=1, aspect="auto")
+    for (i, j), found in np.ndenumerate(caught):
+        ax.text(j, i, "caught" if found else "missed", ha="center", va="center", fontsize=8.5,
+                color="black" if found else ERROR, fontweight="normal" if found else "bold")
+    ax.set(xticks=range(len(tests)), xticklabels=tests, yticks=range(len(bugs)), yticklabels=bugs)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
