@@ -117,13 +117,16 @@ def unbroadcast(gradient, shape, name="unbroadcast"):
     missing = gradient.ndim - len(shape)
     stretched = [i for i, n in enumerate(shape) if missing >= 0 and gradient.shape[missing + i] != n]
     if missing < 0 or [i for i in stretched if shape[i] != 1]:
-        raise ValueError(f"{name}: its pullback gave shape {gradient.shape}, which cannot belong to an input of shape {shape}")
-    if missing and len(shape) == 1 and shape[0] <= 64 and gradient.size > 100_000 and gradient.flags.c_contiguous:
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        gradient = np.ones(len(rows), rows.dtype) @ rows  # as a product: ten times faster where rows are short
-    elif missing:
-        gradient = np.add.reduce(gradient, tuple(range(missing)))
-    return np.add.reduce(gradient, tuple(stretched), keepdims=True) if stretched else gradient
+        raise ValueError(f"{name}: its pullback gave shape {gradient.shape}, "
+                         f"which cannot belong to an input of shape {shape}")
+    axes = (*range(missing), *(missing + i for i in stretched))
+    if not axes:
+        return gradient
+    in_front, large = axes == (*range(len(axes)),), gradient.size > 100_000 and gradient.dtype.itemsize > 2
+    if in_front and large and gradient.flags.c_contiguous:
+        rows = gradient.reshape(-1, np.prod(gradient.shape[len(axes) :], dtype=int))
+        return (np.ones(len(rows), rows.dtype) @ rows).reshape(shape)  # much faster where rows are short
+    return np.add.reduce(gradient, axes).reshape(shape)
 
 
 class Node:
@@ -135,17 +138,16 @@ class Node:
 
     __slots__ = ("dtype", "grad", "keeps", "name", "parents", "shape", "vjp")
 
-    def __init__(self, name, parents, vjp, shape, dtype):
-        self.name = name
-        self.parents = parents
-        self.vjp = vjp
-        self.shape = shape
-        self.dtype = dtype
-        self.grad = None
-        self.keeps = vjp is None
-
     def __repr__(self):
         return f"<{self.name}>"
+
+
+def _node(name, parents, vjp, shape, dtype):
+    """A node with these entries. (Without an `__init__` of its own, a node is made in half the time: section 7.)"""
+    node = Node()
+    node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, shape, dtype
+    node.grad, node.keeps = None, vjp is None
+    return node
 
 
 float16, float32, float64 = np.dtype("float16"), np.dtype("float32"), np.dtype("float64")
@@ -210,7 +212,7 @@ class Tensor:
         if not wanted:
             self._node = None
         elif self._node is None:
-            self._node = Node("leaf", (), None, self.data.shape, self.data.dtype)
+            self._node = _node("leaf", (), None, self.data.shape, self.data.dtype)
 
     @property
     def is_leaf(self):
@@ -357,7 +359,7 @@ class Tensor:
 
     def __setitem__(self, index, value):
         index, follows = _index(index), isinstance(value, Tensor) and value._node is not None
-        if _thread.own.recording and (self._node is not None or follows):
+        if (self._node is not None or follows) and is_grad_enabled():
             if self._node is not None and self._node.vjp is None:
                 raise RuntimeError("setitem: a leaf that requires a gradient cannot be changed in place; do it under no_grad()")
             changed = index_put(self, value, index=index)
@@ -464,22 +466,16 @@ def _weaken(dtype, arrays, options):
     return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in kept) else np.asarray(a, wanted) for a in arrays]
 
 
-class _Settings:
-    """What a thread has for itself: whether operations are recorded, and a way to call functions without warnings."""
+_not_recording = set()  # the threads that are inside of `no_grad`
 
-    __slots__ = ("quietly", "recording")
+
+class _Thread(threading.local):
+    """`_thread.quietly` calls a function in a context of the calling thread in which NumPy does not warn."""
 
     def __init__(self):
         context = contextvars.Context()
         context.run(np.seterr, all="ignore")
-        self.quietly, self.recording = context.run, True
-
-
-class _Thread(threading.local):
-    """`_thread.own`: the settings of the thread that asks."""
-
-    def __init__(self):
-        self.own = _Settings()
+        self.quietly = context.run
 
 
 _thread = _Thread()
@@ -511,12 +507,7 @@ def _result(name, value, parents, vjp):
     """A tensor that holds `value`, with a node of the graph where there are parents. Written for speed."""
     result = _new(Tensor)
     result.data = value
-    if parents:
-        result._node = node = _new(Node)
-        node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, value.dtype
-        node.grad, node.keeps = None, False
-    else:
-        result._node = None
+    result._node = _node(name, parents, vjp, value.shape, value.dtype) if parents else None
     return result
 
 
@@ -542,8 +533,6 @@ def _needed(name, pullbacks, nodes):
 
 def _named(extra, names, options, name):
     """Options that came without their names: positional arguments beyond the inputs fill the options in order."""
-    if len(extra) == 1 and names and not options:
-        return {names[0]: extra[0]}
     if names in (["shape"], ["dims"]) and not options:  # a row of numbers, one by one: x.reshape(2, 3)
         return {names[0]: extra}
     if len(extra) > len(names) or set(names[: len(extra)]) & options.keys():
@@ -560,7 +549,7 @@ def _lifted(function, name, count, names):
         arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
         value, pullbacks = _run(function, name, arrays, options)
         nodes = [x._node if isinstance(x, Tensor) else None for x in inputs]
-        if not _thread.own.recording or nodes.count(None) == len(nodes):
+        if nodes.count(None) == len(nodes) or not is_grad_enabled():
             return _result(name, value, None, None)
         return _result(name, value, *_needed(name, pullbacks, nodes))
 
@@ -570,7 +559,7 @@ def _lifted(function, name, count, names):
 def _run(function, name, arrays, options, weaken=True):
     """Call `function` on arrays without warnings; the result is not float64 unless an input is, or an option says so."""
     try:
-        value, pullbacks = _thread.own.quietly(function, *arrays, **options)
+        value, pullbacks = _thread.quietly(function, *arrays, **options)
     except _ERRORS as error:
         value, pullbacks = _again(error, function, name, arrays, options)
     if type(value) is not _ndarray:
@@ -585,14 +574,14 @@ def _lifted_one(function, name, names):
 
     def operation(x, *extra, **options):
         if extra:
-            options = _named(extra, names, options, name)
+            options = {names[0]: extra[0]} if len(extra) == 1 and names and not options else _named(extra, names, options, name)
         if isinstance(x, Tensor):
             x, node = x.data, x._node
         else:
             x, node = _constant(x, name), None
-        own = _thread.own
+        quietly = _thread.quietly
         try:
-            value, pullback = own.quietly(function, x, **options) if options else own.quietly(function, x)
+            value, pullback = quietly(function, x, **options) if options else quietly(function, x)
         except _ERRORS as error:
             value, pullback = _again(error, function, name, (x,), options)
         if type(value) is not _ndarray:
@@ -602,10 +591,12 @@ def _lifted_one(function, name, names):
             value, pullback = _run(function, name, weaker, options, weaken=False)
             dtype = value.dtype
         result = _new(Tensor)
-        result.data, result._node = value, None
-        if node is not None and own.recording:
+        result.data = value
+        if node is None or (_not_recording and not is_grad_enabled()):
+            result._node = None
+        else:
             parents, vjp = (node,), pullback if type(pullback) is tuple else (pullback,)
-            result._node = node = _new(Node)
+            result._node = node = Node()
             node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, dtype
             node.grad, node.keeps = None, False
         return result
@@ -625,9 +616,8 @@ def _lifted_two(function, name):
             b, m = b.data, b._node
         else:
             b, m = b if type(b) is float else _constant(b, name), None
-        own = _thread.own
         try:
-            value, pullbacks = own.quietly(function, a, b)
+            value, pullbacks = _thread.quietly(function, a, b)
         except _ERRORS as error:
             value, pullbacks = _again(error, function, name, (a, b), {})
         if type(value) is not _ndarray:
@@ -637,10 +627,11 @@ def _lifted_two(function, name):
             value, pullbacks = _run(function, name, weaker, {}, weaken=False)
             dtype = value.dtype
         result = _new(Tensor)
-        result.data, result._node = value, None
-        if n is m is None or not own.recording:
+        result.data = value
+        if n is m is None or (_not_recording and not is_grad_enabled()):
+            result._node = None
             return result
-        result._node = node = _new(Node)
+        result._node = node = Node()
         if type(pullbacks) is not tuple or len(pullbacks) != 2:
             node.parents, node.vjp = _needed(name, pullbacks, (n, m))
         elif n is None:
@@ -764,6 +755,15 @@ def _fit(gradient, parent, node):
     return gradient if gradient.dtype == parent.dtype else gradient.astype(parent.dtype)
 
 
+class _Part:
+    """A gradient that is zero but for the numbers `g`, which belong at the places `index`. Section 15."""
+
+    __slots__ = ("g", "index")
+
+    def __init__(self, index, g):
+        self.index, self.g = index, g
+
+
 def _pull_back(order, gradient, retain_graph):
     """Walk from the root, order[-1], to the leaves. Returns the gradients to keep, as (node, gradient) pairs."""
     table, summed, kept = {order[-1]: gradient}, set(), []
@@ -778,6 +778,12 @@ def _pull_back(order, gradient, retain_graph):
         joint = None if type(vjp) is tuple else vjp(g)
         for i, parent in enumerate(parents):
             new = vjp[i](g) if joint is None else joint[i]
+            if type(new) is _Part:
+                if parent not in summed:
+                    table[parent] = table[parent].copy() if parent in table else np.zeros(parent.shape, parent.dtype)
+                    summed.add(parent)
+                _add_at(table[parent], new.index, new.g)
+                continue
             if type(new) is not _ndarray or new.shape != parent.shape or new.dtype is not parent.dtype:
                 new = _fit(new, parent, node)
             if parent not in table:
@@ -798,7 +804,7 @@ _parents_of = attrgetter("parents")
 def _quietly(function, *arguments):
     """Call a function without NumPy's warnings, also inside of an operation."""
     try:
-        return _thread.own.quietly(function, *arguments)
+        return _thread.quietly(function, *arguments)
     except RuntimeError as error:
         return _again(error, function, "", arguments, {})
 
@@ -812,12 +818,12 @@ class no_grad:
         self._before = []  # a stack: one object may be entered several times
 
     def __enter__(self):
-        self._before.append(_thread.own.recording)
-        _thread.own.recording = self._recording
+        self._before.append(is_grad_enabled())
+        _record(self._recording)
         return self
 
     def __exit__(self, *error):
-        _thread.own.recording = self._before.pop()
+        _record(self._before.pop())
 
     def __call__(self, function):
         @functools.wraps(function)
@@ -836,7 +842,12 @@ class enable_grad(no_grad):
 
 def is_grad_enabled():
     """Whether this thread records operations."""
-    return _thread.own.recording
+    return threading.current_thread() not in _not_recording
+
+
+def _record(wanted):
+    """Switch the recording of this thread on or off."""
+    (_not_recording.discard if wanted else _not_recording.add)(threading.current_thread())
 
 
 def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=True, seed=0):
@@ -949,7 +960,7 @@ def without_gradient(function):
     def operation(*inputs, **options):
         arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
         try:
-            value = _thread.own.quietly(function, *arrays, **options)
+            value = _thread.quietly(function, *arrays, **options)
         except _ERRORS as error:
             value = _again(error, function, name, arrays, options)
         return _result(name, value if type(value) is _ndarray else np.asarray(value), None, None)
@@ -1346,13 +1357,7 @@ def _gather(x, index, *, dim):
     places = list(np.indices(index.shape, sparse=True))
     places[dim] = index
     places = tuple(places)
-
-    def pullback(g):
-        d = np.zeros(x.shape, g.dtype)
-        np.add.at(d, places, g)
-        return d
-
-    return x[places], (pullback, None)
+    return x[places], (lambda g: _Part(places, g), None)
 
 
 def gather(x, dim, index):
@@ -1415,6 +1420,21 @@ def _all(x, dim=None, keepdim=False):
 Tensor.any, Tensor.all = _any, _all
 
 
+@functools.lru_cache(maxsize=32)
+def _ones(n, dtype):
+    """A column of n ones, made once."""
+    column = np.ones((n, 1), dtype)
+    column.flags.writeable = False
+    return column
+
+
+def _totals(x, dim):
+    """The sums over one `dim`, kept with size 1. The rows of a matrix are added up as a product with ones, which is faster."""
+    if x.ndim == 2 and dim in (1, -1) and x.dtype.itemsize > 2:
+        return x.dot(_ones(x.shape[1], x.dtype))
+    return np.add.reduce(x, dim, None, None, True)
+
+
 @differentiable
 def softmax(x, *, dim):
     """exp(x) / sum(exp(x)) over one `dim`, without overflow. A row of nothing but -inf gives NaN, as in PyTorch."""
@@ -1422,11 +1442,11 @@ def softmax(x, *, dim):
     y = x - np.maximum.reduce(x, dim, None, None, True, -np.inf)
     place = y if y.size > 10_000 else None  # where the steps write: in place saves memory, but costs time on small arrays
     y = np.exp(y, place)
-    y = np.divide(y, np.add.reduce(y, dim, None, None, True), place)
+    y = np.divide(y, _totals(y, dim), place)
 
     def pullback(g):
         d = g * y
-        return d - y * np.add.reduce(d, dim, None, None, True)
+        return d - y * _totals(d, dim)
 
     return y, pullback
 
@@ -1436,8 +1456,8 @@ def log_softmax(x, *, dim):
     """log(softmax(x)) over one `dim`, without overflow, and without the log of a rounded 0."""
     _floating(x, "log_softmax")
     y = x - np.maximum.reduce(x, dim, None, None, True, -np.inf)
-    y -= np.log(np.add.reduce(np.exp(y), dim, None, None, True))
-    return y, lambda g: g - np.exp(y) * np.add.reduce(g, dim, None, None, True)
+    y -= np.log(_totals(np.exp(y), dim))
+    return y, lambda g: g - np.exp(y) * _totals(g, dim)
 
 
 @differentiable
@@ -1476,17 +1496,18 @@ def differentiable_view(function):
     def operation(x, option=_ABSENT, *more, **options):
         if option is _ABSENT or more or options or not isinstance(x, Tensor):
             return lifted(x, *(() if option is _ABSENT else (option, *more)), **options)
-        array, node = x.data, x._node
+        parent = x._node
         try:
-            value, pullback = function(array, option)
+            value, pullback = function(x.data, option)
         except _ERRORS as error:
-            _again(error, function, name, (array,), {})
+            _again(error, function, name, (x.data,), {})
         result = _new(Tensor)
-        result.data, result._node = value, None
-        if node is not None and _thread.own.recording:
-            parents, vjp = (node,), (pullback,)
-            result._node = node = _new(Node)
-            node.name, node.parents, node.vjp, node.shape, node.dtype = name, parents, vjp, value.shape, value.dtype
+        result.data = value
+        if parent is None or (_not_recording and not is_grad_enabled()):
+            result._node = None
+        else:
+            result._node = node = Node()
+            node.name, node.parents, node.vjp, node.shape, node.dtype = name, (parent,), (pullback,), value.shape, parent.dtype
             node.grad, node.keeps = None, False
         return result
 
@@ -1632,22 +1653,20 @@ def getitem(x, index):
         y = x[first][second] if first else x[index]
     if type(y) is not _ndarray:
         y = x[(*index, ...)] if type(index) is tuple else x[index, ...]  # a view, not a number
-    return y, lambda g: _put_back(x.shape, index, g)
+    return y, lambda g: _Part(index, g)
 
 
-def _put_back(shape, index, g):
-    """An array of zeros of this shape, to which `g` is added at the places that `index` names."""
+def _add_at(d, index, g):
+    """d[index] += g in place, where `g` is added as often as `index` names a place."""
     first, second = _steps(index)
-    d = np.zeros(shape, g.dtype)
     part = d[first] if first else d
     arrays = [i for i in (second if type(second) is tuple else (second,)) if type(i) is _ndarray and i.dtype != bool]
     if not arrays:
-        part[second] = g
-    elif type(second) is _ndarray and second.size > 100 and len(shape) > 1:
+        part[second] += g
+    elif type(second) is _ndarray and second.size > 100 and d.ndim > 1:
         _add_rows(part, second, g)
     else:
         np.add.at(part, second, g)
-    return d
 
 
 def _add_rows(target, index, g):
@@ -1655,7 +1674,7 @@ def _add_rows(target, index, g):
     rows = index.ravel() % len(target)
     order = np.argsort(rows, kind="stable")
     rows, starts = np.unique(rows[order], return_index=True)
-    target[rows] = np.add.reduceat(g.reshape(-1, *target.shape[1:])[order], starts, axis=0)
+    target[rows] += np.add.reduceat(g.reshape(-1, *target.shape[1:])[order], starts, axis=0)
 
 
 @differentiable

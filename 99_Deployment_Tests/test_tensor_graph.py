@@ -435,6 +435,17 @@ class TestNoGrad:
             thread.join()
         assert found == [True]
 
+    def test_a_thread_that_ended_inside_of_it_leaves_nothing_to_the_next(self):
+        def left_open():
+            no_grad().__enter__()
+
+        found = []
+        for work in (left_open, *[lambda: found.append(is_grad_enabled())] * 20):  # the system gives numbers of threads again
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+        assert found == [True] * 20
+
     def test_leaves_may_be_changed_in_place_under_it_only(self):
         x = leaf(3)
         before = x.data.copy()
@@ -494,7 +505,7 @@ ORDER = """
     import numpy as np
     from shared import tensor as engine
     import random
-    junk = [engine.Node("", (), None, (), None) for _ in range(20_000)]
+    junk = [engine._node("", (), None, (), None) for _ in range(20_000)]
     random.Random({junk}).shuffle(junk)
     del junk[10_000:]  # the nodes below take these places, in another order on each run
     rng = np.random.default_rng(0)
@@ -575,11 +586,34 @@ def test_a_step_keeps_its_type_everywhere(dtype):
         watch = lambda f, name: lambda g: travelled.append((name, g.dtype)) or travelled.append((name, f(g))) or travelled[-1][1]
         node.vjp = tuple(watch(pullback, node.name) for pullback in node.vjp)
     loss.backward()
-    types = {(name, str(getattr(thing, "dtype", thing))) for name, thing in travelled}
+    types = {(name, str(getattr(getattr(thing, "g", thing), "dtype", thing))) for name, thing in travelled}  # g: of an index
     assert {kind for _, kind in types} == {dtype}, sorted(t for t in types if t[1] != dtype)
     assert {str(p.grad.dtype) for p in parameters} == {dtype}
     SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.01).step()
     assert {str(p.data.dtype) for p in parameters} == {dtype}
+
+
+def test_the_gradient_of_a_part_is_added_without_harm_to_others():
+    x = Tensor(np.arange(6.0).reshape(3, 2), requires_grad=True)
+    y = x * 1.0
+    total = y + y[0]  # y receives the gradient of the sum itself, and that of a part of it
+    total.retain_grad()
+    total.sum().backward()
+    np.testing.assert_array_equal(total.grad, np.ones((3, 2)))
+    np.testing.assert_array_equal(x.grad, [[4.0, 4.0], [1.0, 1.0], [1.0, 1.0]])
+
+
+def test_a_loop_over_rows_makes_one_array_of_zeros(monkeypatch):
+    made, zeros = [], np.zeros
+    monkeypatch.setattr(np, "zeros", lambda *arguments, **options: made.append(arguments) or zeros(*arguments, **options))
+    x = Tensor(np.ones((50, 3)), requires_grad=True)
+    total = x[0].sum()
+    for row in x:
+        total = total + (row * row).sum()
+    made.clear()
+    total.backward()
+    assert len(made) == 1
+    np.testing.assert_array_equal(x.grad, [[3.0] * 3] + [[2.0] * 3] * 49)
 
 
 def test_setitem_is_recorded():
