@@ -569,7 +569,7 @@ def _add_routes(app, worker, page):
         """Say which of ten things a photograph shows, and which pixels the answer hangs on."""
         return await worker.answer(worker.photo, await request.body())
 
-    @app.post("/api/generate", response_class=Streamed, dependencies=[content_type("application/json")], responses={
+    @app.post("/api/generate", status_code=200, response_class=Streamed, dependencies=[content_type("application/json")], responses={
         **REFUSED, 200: {"description": "Lines of JSON as they come: a Start, a Token each, an End",
                          "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}})
     async def write(request: Prompt):

@@ -1,4 +1,4 @@
-"""The window `shared`: every chapter's module is found, depends only on what came before it, and lives in a wheel too."""
+"""The window `shared`: every chapter's module is found, and depends only on what came before it."""
 
 import ast
 import json
@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -120,38 +119,3 @@ def test_no_exported_module_hides_another():
         if path.stem not in {"exercises", "train"}
     ]
     assert len(names) == len(set(names)) and not set(names) & LIBRARY
-
-
-def test_the_wheel_packs_every_module():
-    """pyproject.toml names each module and each chapter folder: hatchling would silently leave out what it does not know."""
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    for path in MODULES.values():
-        assert path.relative_to(ROOT).as_posix() in wheel["include"]
-    assert set(wheel["sources"]) == {folder.name for folder in CHAPTER_FOLDERS}
-
-
-def test_a_built_wheel_works_in_an_empty_environment(tmp_path):
-    """Build the wheel, install it beside nothing but NumPy, and import every module and the embedded data."""
-
-    def run(*command):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    copy = tmp_path / "course"
-    shutil.copytree(
-        ROOT, copy, ignore=shutil.ignore_patterns(".git", "cache", "__pycache__", ".venv", "build", "dist", ".*_cache")
-    )
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(copy))
-    run(sys.executable, "-m", "venv", str(tmp_path / "empty"))
-    executable = str(tmp_path / "empty" / ("Scripts" if os.name == "nt" else "bin") / "python")
-    run(executable, "-m", "pip", "install", "--quiet", *map(str, tmp_path.glob("*.whl")))
-    code = [
-        "import shared, shared.checks, shared.export",
-        "from shared import datasets",
-        *(f"import shared.{name}; assert shared.{name}.__all__" for name in MODULES),
-        "print(shared.__version__, datasets.mnist_embedded().x_train.shape, len(datasets.drama()) > 60_000)",
-    ]
-    assert (
-        python("\n".join(code), cwd=tmp_path, executable=executable).strip()
-        == f"{shared.__version__} (10000, 28, 28) True"
-    )
