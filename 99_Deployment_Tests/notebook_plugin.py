@@ -1,8 +1,9 @@
-"""A pytest plugin that adds to nbval what it does not compare: pictures, and cells that were stored without being run.
+"""A pytest plugin that adds to nbval what it does not compare: pictures, cells stored without being run, later chapters.
 
 nbval re-executes a cell and compares its text. After each cell this plugin compares the pictures as well: the stored
 and the new one must have one size and look alike when both are blurred to a coarse thumbnail, so that another font
-renderer passes and another curve does not. A picture of a single colour fails.
+renderer passes and another curve does not. A picture of a single colour fails. A chapter's notebooks are validated with the
+modules of all later chapters hidden, so that one which needs them, anywhere in its run, fails.
 """
 
 import base64
@@ -31,10 +32,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item):
-    """Let notebooks that run side by side share the cores, instead of each starting a thread for every core.
+    """Tell a notebook's kernel which chapter it belongs to, and how many threads to start.
 
-    The kernel is started for the first cell of its notebook, after this, and inherits the numbers.
+    The first hides the later chapters from it (see `shared`); the second lets notebooks that run side by side share the
+    cores. The kernel is started for the first cell of its notebook, after this, and inherits both.
     """
+    chapter = item.path.parent.name
+    if item.path.suffix == ".ipynb" and chapter in {folder.name for folder in shared.CHAPTER_FOLDERS}:
+        os.environ["COURSE_CHAPTER"] = chapter
+    else:
+        os.environ.pop("COURSE_CHAPTER", None)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     if workers > 1 and item.path.suffix == ".ipynb":
         for name in ("COURSE_THREADS", "OPENBLAS_NUM_THREADS"):

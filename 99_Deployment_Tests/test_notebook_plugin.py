@@ -26,8 +26,9 @@ pytest_plugins = ["pytester"]
 def validate(pytester):
     """A function that validates a stored notebook as the course does, and returns how many cells passed and failed."""
 
-    def run(*cells):
-        path = pytester.path / "small.ipynb"
+    def run(*cells, folder="."):
+        path = pytester.path / folder / "small.ipynb"
+        path.parent.mkdir(exist_ok=True)
         nbformat.write(
             new_notebook(cells=list(cells), metadata={"kernelspec": {"name": "python3", "display_name": "x"}}), path
         )
@@ -90,6 +91,25 @@ def test_a_cell_that_was_never_run_fails(validate):
 def test_another_text_fails(validate):
     outputs = [new_output("execute_result", {"text/plain": "3"}, execution_count=1)]
     assert validate(new_code_cell("1 + 1", outputs=outputs, execution_count=1))[0] == {"failed": 1}
+
+
+AHEAD = {  # code that needs a later chapter, and what is missing where there is none
+    "import shared.tensor_mlp": "No module named 'shared.tensor_mlp'",
+    "from shared import cnn": "cannot import name 'cnn'",
+    "from shared import nn": "tensor_mlp",  # a face of the finished library
+    "def later():\n    import shared.functional as F\n    return F\n_ = later()": "No module named 'shared.cnn'",
+    "import subprocess, sys\n_ = subprocess.run([sys.executable, '-c', 'import shared.cnn'], check=True)": "CalledProcessError",
+}
+
+
+def test_a_notebook_that_needs_a_later_chapter_fails(validate):
+    """Wherever it does so: while a chapter's notebook is validated, the modules of later chapters are not there."""
+    own = "from shared import scalar_mlp, tensor"
+    cells = [new_code_cell(source, execution_count=i + 1) for i, source in enumerate([own, *AHEAD])]
+    outcomes, output = validate(*cells, folder="04_Tensor_Class")
+    assert outcomes == {"passed": 1, "failed": len(AHEAD)}
+    assert [missing for missing in AHEAD.values() if missing not in output] == []
+    assert validate(*cells, folder="07_Transformers")[0] == {"passed": 1 + len(AHEAD)}
 
 
 def picture(array):
