@@ -23,6 +23,7 @@ SPINE = ["at a glance", "beside", "bug clinic", "exercises", "recap"]
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u2604\u2607-\u26ff\u2705\u2728\u274c\u2757]")
 CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d\.\d+)["']""")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+NUMBER, PERCENTAGE = re.compile(r"\d+\.?\d*"), re.compile(r"(?<![\w.,])(\d+\.(\d+))\s?%")
 
 
 def code_cells(notebook):
@@ -163,6 +164,28 @@ def links_resolve(notebook, path):
         yield f"a picture is fetched from the network: {''.join(picture)}"
 
 
+def printed(notebook):
+    """What the stored outputs show in words: what was printed, results, and what stands in the titles of figures."""
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            yield output.get("text", "")
+            yield output.get("data", {}).get("text/plain", "")
+            yield output.get("metadata", {}).get("image/png", {}).get("alt", "")
+
+
+def measured_percentages(notebook, path):
+    """A percentage with decimals, such as 97.3 %, is one that a cell printed or that the record of a training holds, as
+    a percentage or as a share; only the target of an exercise may be set by hand."""
+    records = [record.read_text(encoding="utf-8") for record in path.parent.parent.glob("*/checkpoints/*.json")]
+    numbers = {float(number) for text in [*printed(notebook), *records] for number in NUMBER.findall(text)}
+    for cell in notebook.cells:
+        for paragraph in cell.source.split("\n\n") if cell.cell_type == "markdown" else []:
+            for percentage, decimals in PERCENTAGE.findall(paragraph):
+                known = any(f"{x * factor:.{len(decimals)}f}" == percentage for x in numbers for factor in (1, 100))
+                if not known and "target" not in paragraph.lower():
+                    yield f"cell {cell.id!r} says {percentage} %, which no cell printed and no record holds"
+
+
 def spine(notebook, path):
     """A chapter has a title, a glance ahead, a comparison, a bug clinic, exercises and a recap, in this order."""
     headings = [
@@ -239,6 +262,7 @@ RULES = [
     plain_mathematics,
     sober,
     links_resolve,
+    measured_percentages,
 ]
 CHAPTER_RULES = [spine, complete_exercises]
 SOLUTION_RULES = [solutions_pass]

@@ -163,6 +163,8 @@ DEFECTS = [
     (style.sober, put("title", source="# A \U0001f680")),
     (style.links_resolve, put("glance", source="## At a glance\n\n[gone](gone.py)")),
     (style.links_resolve, put("glance", source="## At a glance\n\n![x](https://example.org/x.png)")),
+    (style.measured_percentages, put("title", source="# A\n\nIt reads 97.3 % of the digits.")),
+    (style.measured_percentages, put("title", source="# A\n\nThe target is 97.3 %.\n\nIt reads 97.3%.")),
     (style.spine, put("title", source="No title")),
     (style.spine, drop("recap")),
     (style.spine, swap("clinic", "recap")),
@@ -196,6 +198,28 @@ def test_a_class_may_be_longer_than_other_cells(chapter):
     notebook = good_notebook()
     add(code("#| export\nclass A:\n    pass\n" + many_lines(50), "class"))(notebook)
     assert list(style.short_cells(notebook, chapter)) == []
+
+
+@pytest.mark.parametrize("words", ["97.3 % read", "accuracy 0.9731"])
+def test_a_percentage_may_be_printed_in_either_form(chapter, words):
+    notebook = good_notebook()
+    put("title", source="# A\n\nIt reads 97.3 % of the digits.")(notebook)
+    put("double", outputs=[printed(words)])(notebook)
+    assert list(style.measured_percentages(notebook, chapter)) == []
+
+
+def test_a_percentage_may_stand_in_the_record_of_a_training(chapter):
+    notebook = good_notebook()
+    put("title", source="# A\n\nIt reads 97.3 % of the digits.")(notebook)
+    (chapter.parent / "checkpoints").mkdir()
+    (chapter.parent / "checkpoints/network.json").write_text('{"test_accuracy": 0.9734}', encoding="utf-8")
+    assert list(style.measured_percentages(notebook, chapter)) == []
+
+
+def test_the_target_of_an_exercise_is_set_by_hand(chapter):
+    notebook = good_notebook()
+    put("title", source="# A\n\n**Target: 97.3 %** of the digits.")(notebook)
+    assert list(style.measured_percentages(notebook, chapter)) == []
 
 
 def test_solutions_must_pass_in_order(chapter):
