@@ -6,7 +6,6 @@ import io
 import json
 import os
 import struct
-import zlib
 from collections import deque, namedtuple
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -58,6 +57,95 @@ def stored_models():
     return {path.stem: path for path in files if path.with_suffix(".json").exists()}
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A trained model with all that it needs to work.
+
+    name : under which `load_model` found it.
+    model : the Module, in evaluation mode.
+    record : what its training wrote down: data, figure reached, seed, steps.
+    tokenizer : of a language model, else None.
+    classes : the names of what a classifier tells apart, else None.
+    shape : of one input, such as (1, 28, 28); None for a language model, which reads ids (B, T).
+    prepare : function of a picture, bytes (H, W, 3), that returns the classifier's input (1, *shape); else None.
+    """
+
+    name: str
+    model: Module
+    record: dict
+    tokenizer: Any = None
+    classes: list | None = None
+    shape: tuple | None = None
+    prepare: Callable | None = None
+
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+class _Sum(Sequential):
+    """The sum of what its parts make of one input."""
+
+    def forward(self, x):
+        return sum(part(x) for part in self._parts())
+
+
+def _mnist_mlp():
+    """Chapter 05's network for rows of pixels from 0 to 1."""
+    parts = [Dropout(0.1), Linear(784, 512), ReLU(), Dropout(0.2), Linear(512, 256), ReLU(), Dropout(0.2), Linear(256, 10)]
+    return Sequential(*parts), DIGITS, (784,), lambda picture: digit_pixels(picture).reshape(1, 784)
+
+
+def _mnist_cnn():
+    """Chapter 06's network for digits of mean 0 and variance 1."""
+    model = vgg((32, 32, "pool", 64, 64, "pool", 128, "pool"), in_channels=1, size=28)
+    return model, DIGITS, (1, 28, 28), lambda picture: mnist_pixels(255 * digit_pixels(picture)[:, 0])
+
+
+def _cifar10_cnn():
+    """Chapter 06's network for photographs."""
+    return WhitenedNet(), list(CIFAR10_CLASSES), (3, 32, 32), lambda picture: cifar10_pixels(255 * photo_pixels(picture))
+
+
+def _usa_housing_mlp():
+    """Chapter 05's network for standardised features of houses; prices come out standardised, too."""
+    bend = Sequential(Linear(5, 16), GELU(), Linear(16, 1))
+    return _Sum({"line": Linear(5, 1), "bend": bend}), None, (5,), None
+
+
+_RECIPES = {"mnist_mlp": _mnist_mlp, "mnist_cnn": _mnist_cnn, "cifar10_cnn": _cifar10_cnn, "usa_housing_mlp": _usa_housing_mlp}
+
+
+def load_model(name):
+    """The trained model of that name, as a StoredModel; `stored_models` lists the names.
+
+    A record that holds a GPT's configuration makes a GPT, with NAME.tokenizer.json; the others are built as the training
+    script of their chapter does. Raises ValueError, with the names that are known, for any other.
+    """
+    paths = stored_models()
+    if name not in paths:
+        raise ValueError(f"load_model: there is no model {name!r}; known are {', '.join(sorted(paths))}")
+    path, tokenizer = paths[name], None
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if "config" in record:
+        model, *rest = GPT(GPTConfig(**record["config"]), generator=0), None, None, None
+        tokenizer = Tokenizer.load(path.with_suffix(".tokenizer.json"))
+    elif name in _RECIPES:
+        model, *rest = _RECIPES[name]()
+    else:
+        raise ValueError(f"load_model: {name!r} has weights at {path}, but nothing says how it is built")
+    model.load_state_dict(load(path))
+    return StoredModel(name, model.eval(), record, tokenizer, *rest)
+
+
+def export_safetensors(stored, path):
+    """Write the model's state_dict to a .safetensors file, with its name and its record as metadata; returns the path.
+
+    The names are PyTorch's, the weights (out, in): safetensors.torch.load_file reads it into a state_dict for PyTorch.
+    """
+    save(stored.model.state_dict(), path, {"name": stored.name, "record": json.dumps(stored.record)})
+    return Path(path)
+
+
 class PictureError(ValueError):
     """Data that is no picture which `read_picture` takes; the message says why."""
 
@@ -93,7 +181,7 @@ def read_picture(source, max_pixels=50_000_000):
             return _as_rgb(ImageOps.exif_transpose(image), Image)
         except PictureError:
             raise
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
             raise PictureError(f"read_picture: the picture is damaged or truncated ({error})") from error
 
 
@@ -182,86 +270,6 @@ def digit_pixels(picture):
     return _centred(small / small.max()).astype(np.float32)[None, None]
 
 
-@dataclass(frozen=True)
-class StoredModel:
-    """A trained model with all that it needs to work.
-
-    name : under which `load_model` found it.
-    model : the Module, in evaluation mode.
-    record : what its training wrote down: data, figure reached, seed, steps.
-    tokenizer : of a language model, else None.
-    classes : the names of what a classifier tells apart, else None.
-    shape : of one input, such as (1, 28, 28); None for a language model, which reads ids (B, T).
-    prepare : function of a picture, bytes (H, W, 3), that returns the classifier's input (1, *shape); else None.
-    """
-
-    name: str
-    model: Module
-    record: dict
-    tokenizer: Any = None
-    classes: list | None = None
-    shape: tuple | None = None
-    prepare: Callable | None = None
-
-
-DIGITS = [str(digit) for digit in range(10)]
-
-
-class _Sum(Sequential):
-    """The sum of what its parts make of one input."""
-
-    def forward(self, x):
-        return sum(part(x) for part in self._parts())
-
-
-def _mnist_mlp():
-    """Chapter 05's network for rows of pixels from 0 to 1."""
-    parts = [Dropout(0.1), Linear(784, 512), ReLU(), Dropout(0.2), Linear(512, 256), ReLU(), Dropout(0.2), Linear(256, 10)]
-    return Sequential(*parts), DIGITS, (784,), lambda picture: digit_pixels(picture).reshape(1, 784)
-
-
-def _mnist_cnn():
-    """Chapter 06's network for digits of mean 0 and variance 1."""
-    model = vgg((32, 32, "pool", 64, 64, "pool", 128, "pool"), in_channels=1, size=28)
-    return model, DIGITS, (1, 28, 28), lambda picture: mnist_pixels(255 * digit_pixels(picture)[:, 0])
-
-
-def _cifar10_cnn():
-    """Chapter 06's network for photographs."""
-    return WhitenedNet(), list(CIFAR10_CLASSES), (3, 32, 32), lambda picture: cifar10_pixels(255 * photo_pixels(picture))
-
-
-def _usa_housing_mlp():
-    """Chapter 05's network for standardised features of houses; prices come out standardised, too."""
-    bend = Sequential(Linear(5, 16), GELU(), Linear(16, 1))
-    return _Sum({"line": Linear(5, 1), "bend": bend}), None, (5,), None
-
-
-_RECIPES = {"mnist_mlp": _mnist_mlp, "mnist_cnn": _mnist_cnn, "cifar10_cnn": _cifar10_cnn, "usa_housing_mlp": _usa_housing_mlp}
-
-
-def load_model(name):
-    """The trained model of that name, as a StoredModel; `stored_models` lists the names.
-
-    A record that holds a GPT's configuration makes a GPT, with NAME.tokenizer.json; the others are built as the training
-    script of their chapter does. Raises ValueError, with the names that are known, for any other.
-    """
-    paths = stored_models()
-    if name not in paths:
-        raise ValueError(f"load_model: there is no model {name!r}; known are {', '.join(sorted(paths))}")
-    path, tokenizer = paths[name], None
-    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if "config" in record:
-        model, *rest = GPT(GPTConfig(**record["config"]), generator=0), None, None, None
-        tokenizer = Tokenizer.load(path.with_suffix(".tokenizer.json"))
-    elif name in _RECIPES:
-        model, *rest = _RECIPES[name]()
-    else:
-        raise ValueError(f"load_model: {name!r} has weights at {path}, but nothing says how it is built")
-    model.load_state_dict(load(path))
-    return StoredModel(name, model.eval(), record, tokenizer, *rest)
-
-
 def classify(stored, pictures, batch=256):
     """Probabilities (N, classes) for a sequence of pictures, each bytes (H, W, 3), computed a `batch` at a time.
 
@@ -277,15 +285,6 @@ def classify(stored, pictures, batch=256):
         with no_grad():
             found.append(stored.model(Tensor(x)).softmax(1).data)
     return np.concatenate(found)
-
-
-def export_safetensors(stored, path):
-    """Write the model's state_dict to a .safetensors file, with its name and its record as metadata; returns the path.
-
-    The names are PyTorch's, the weights (out, in): safetensors.torch.load_file reads it into a state_dict for PyTorch.
-    """
-    save(stored.model.state_dict(), path, {"name": stored.name, "record": json.dumps(stored.record)})
-    return Path(path)
 
 
 OPSET = 20  # the version of ONNX's operations; Gelu needs 20, LayerNormalization 17
@@ -542,34 +541,27 @@ def export_onnx(stored, path):
     return Path(path)
 
 
-def quantise(state_dict, bits=8):
-    """Round the matrices and kernels of a state_dict to whole numbers of `bits` bits, with one scale for each output row.
+Latency = namedtuple("Latency", "mean p50 p90 p99 worst seconds")
 
-    Returns a table for `save`: the numbers, int8, under their own names, their scales (O, 1, ...), float32, under NAME:scale;
-    vectors and integers are left as they are. In a row the scale is max |w| / (2^(bits - 1) - 1), and the error of a
-    number at most half of that. Raises ValueError for bits outside of 2 to 8, and for numbers that are not finite.
+
+def latency(function, *arguments, warm_up=10, repeat=100, clock=perf_counter):
+    """How long calls take: a Latency of seconds, its mean, percentiles and worst, and `seconds` (repeat,), in order.
+
+    The first `warm_up` calls are not counted: they fill caches and start threads. A percentile is the smallest measured time
+    that so many per cent of the calls do not exceed. `clock` is a function that returns seconds. Raises ValueError for
+    fewer than one call.
     """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"quantise: bits is from 2 to 8, got {bits}")
-    top, table = 2 ** (bits - 1) - 1, {}
-    for name, value in state_dict.items():
-        value = np.asarray(value)
-        if value.ndim < 2 or value.dtype.kind != "f":
-            table[name] = value
-            continue
-        if not np.isfinite(value).all():
-            raise ValueError(f"quantise: {name} holds numbers that are not finite")
-        largest = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True)
-        scale = np.where(largest > 0, largest / top, 1).astype(np.float32)
-        table[name] = np.clip(np.rint(value / scale), -top, top).astype(np.int8)
-        table[f"{name}:scale"] = scale
-    return table
-
-
-def dequantise(table):
-    """The state_dict, float32, of a table that `quantise` made."""
-    names = [name for name in table if not name.endswith(":scale")]
-    return {name: table[name] * table[f"{name}:scale"] if f"{name}:scale" in table else table[name] for name in names}
+    if repeat < 1 or warm_up < 0:
+        raise ValueError(f"latency: expected at least 1 call to measure and 0 to warm up, got {repeat} and {warm_up}")
+    for _ in range(warm_up):
+        function(*arguments)
+    seconds = np.empty(repeat)
+    for i in range(repeat):
+        start = clock()
+        function(*arguments)
+        seconds[i] = clock() - start
+    p50, p90, p99 = np.percentile(seconds, [50, 90, 99], method="inverted_cdf")
+    return Latency(seconds.mean(), p50, p90, p99, seconds.max(), seconds)
 
 
 class Batcher:
@@ -653,24 +645,31 @@ class Batcher:
             future.set_result(result)
 
 
-Latency = namedtuple("Latency", "mean p50 p90 p99 worst seconds")
+def quantise(state_dict, bits=8):
+    """Round the matrices and kernels of a state_dict to whole numbers of `bits` bits, with one scale for each output row.
 
-
-def latency(function, *arguments, warm_up=10, repeat=100, clock=perf_counter):
-    """How long calls take: a Latency of seconds, its mean, percentiles and worst, and `seconds` (repeat,), in order.
-
-    The first `warm_up` calls are not counted: they fill caches and start threads. A percentile is the smallest measured time
-    that so many per cent of the calls do not exceed. `clock` is a function that returns seconds. Raises ValueError for
-    fewer than one call.
+    Returns a table for `save`: the numbers, int8, under their own names, their scales (O, 1, ...), float32, under NAME:scale;
+    vectors and integers are left as they are. In a row the scale is max |w| / (2^(bits - 1) - 1), and the error of a
+    number at most half of that. Raises ValueError for bits outside of 2 to 8, and for numbers that are not finite.
     """
-    if repeat < 1 or warm_up < 0:
-        raise ValueError(f"latency: expected at least 1 call to measure and 0 to warm up, got {repeat} and {warm_up}")
-    for _ in range(warm_up):
-        function(*arguments)
-    seconds = np.empty(repeat)
-    for i in range(repeat):
-        start = clock()
-        function(*arguments)
-        seconds[i] = clock() - start
-    p50, p90, p99 = np.percentile(seconds, [50, 90, 99], method="inverted_cdf")
-    return Latency(seconds.mean(), p50, p90, p99, seconds.max(), seconds)
+    if not 2 <= bits <= 8:
+        raise ValueError(f"quantise: bits is from 2 to 8, got {bits}")
+    top, table = 2 ** (bits - 1) - 1, {}
+    for name, value in state_dict.items():
+        value = np.asarray(value)
+        if value.ndim < 2 or value.dtype.kind != "f":
+            table[name] = value
+            continue
+        if not np.isfinite(value).all():
+            raise ValueError(f"quantise: {name} holds numbers that are not finite")
+        largest = np.abs(value).max(axis=tuple(range(1, value.ndim)), keepdims=True)
+        scale = np.where(largest > 0, largest / top, 1).astype(np.float32)
+        table[name] = np.clip(np.rint(value / scale), -top, top).astype(np.int8)
+        table[f"{name}:scale"] = scale
+    return table
+
+
+def dequantise(table):
+    """The state_dict, float32, of a table that `quantise` made."""
+    names = [name for name in table if not name.endswith(":scale")]
+    return {name: table[name] * table[f"{name}:scale"] if f"{name}:scale" in table else table[name] for name in names}

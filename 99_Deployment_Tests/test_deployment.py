@@ -406,6 +406,12 @@ def test_classify_is_the_softmax_of_the_prepared_pictures(stored, digits):
     assert np.allclose(classify(stored["mnist_cnn"], pictures[:7], batch=3), p[:7], atol=1e-5)
 
 
+def test_the_mlp_gets_pixels_from_zero_to_one(stored, digits):
+    """Its answers alone would hardly show another scale: without biases its logits would just grow with it."""
+    for picture in digits[0][:5]:
+        assert np.array_equal(stored["mnist_mlp"].prepare(picture), digit_pixels(picture).reshape(1, 784))
+
+
 def test_classify_prepares_photographs_as_in_training(stored):
     photo = plots.painted_scenes()[3].transpose(1, 2, 0)
     wanted = outputs(stored["cifar10_cnn"].model, cifar10_pixels(photo.transpose(2, 0, 1)[None]))
