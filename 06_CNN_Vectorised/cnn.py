@@ -3,6 +3,7 @@
 Exported from 06_CNN_Vectorised/cnn.ipynb by `python -m shared.export`: edit the notebook, not this file.
 """
 from collections import namedtuple
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -143,7 +144,12 @@ _CACHE = 1 << 18  # bytes: a block of about this size stays in a core's second-l
 
 def _blocks(start, stop, bytes_each):
     """Slices that go through start to stop, each of as many pictures as stay in the cache, at least one slice."""
-    block = max(1, _CACHE // max(1, bytes_each))
+    return _slices(start, stop, _CACHE // max(1, bytes_each))
+
+
+def _slices(start, stop, block):
+    """Slices that go through start to stop, `block` pictures each, or one picture where it is less; at least one slice."""
+    block = max(1, block)
     return [slice(first, min(first + block, stop)) for first in range(start, max(stop, start + 1), block)]
 
 
@@ -249,8 +255,127 @@ def _turned_gradients(g, x, weight, windows):
     return dx, _summed(sums).reshape(*size, outputs, channels)[::-1, ::-1].transpose(2, 3, 0, 1)
 
 
+_POINTS = (0, 0.75, -0.75, 1.5, -1.5)  # and infinity: of the simple choices the one that loses fewest digits
+
+
+@cache
+def _winograd(dtype):
+    """The matrices of F(4 x 4, 3 x 3) for tiles of pixels (36, 36), kernels (36, 9) and squares of the result (36, 16).
+
+    Each takes coefficients to values at six points along both axes; that for pixels is the inverse transposed.
+    Winograd (1980); Lavin and Gray (2016).
+    """
+    def values(n):
+        """The powers 0 to n - 1 of each point (6, n); at infinity only the highest counts."""
+        return np.vstack([np.vander(_POINTS, n, increasing=True), np.eye(n)[-1]])
+
+    return [np.kron(m, m).astype(dtype) for m in (np.linalg.inv(values(6)).T, values(3), values(4))]
+
+
+_CHANNELS = 24  # so many on both sides make tiles worth their while
+
+
+def _tiles(windows):
+    """The tiles that cover all windows of 3 x 3: 6 x 6 pixels, four apart, each for 4 x 4 numbers of the result."""
+    return _Windows(tuple(-(-n // 4) for n in windows.count), (6, 6), (4, 4), windows.padding, (1, 1))
+
+
+def _tiles_pay(weight, windows, dtype):
+    """Whether fewer multiplications are worth the way to the tiles and back: 3 x 3 at stride 1, and channels enough."""
+    fits = windows.size == (3, 3) and windows.stride == windows.dilation == (1, 1) and dtype.itemsize >= 4
+    return fits and min(weight.shape[:2]) >= _CHANNELS and 4 * prod(_tiles(windows).count) < prod(windows.count)
+
+
+def _tile_values(pictures, tiles, matrix):
+    """The values (36, tiles, C) of each tile of pictures (N, H, W, C)."""
+    (rows, columns), (top, left), (n, height, width, channels) = tiles.count, tiles.padding, pictures.shape
+    padded = np.zeros((n, 4 * rows + 2, 4 * columns + 2, channels), pictures.dtype)
+    padded[:, top : top + height, left : left + width] = pictures
+    pixels = np.ascontiguousarray(_window_view(padded, tiles).transpose(3, 4, 0, 1, 2, 5))  # (6, 6, N, rows, columns, C)
+    return (matrix @ pixels.reshape(36, -1)).reshape(36, -1, channels)
+
+
+def _square_values(g, tiles, matrix):
+    """The values (36, tiles, O) of each square of 4 x 4 numbers of g (N, H, W, O), with zeros beyond its edges."""
+    (rows, columns), (n, height, width, outputs) = tiles.count, g.shape
+    whole = np.zeros((n, 4 * rows, 4 * columns, outputs), g.dtype)
+    whole[:, :height, :width] = g
+    squares = whole.reshape(n, rows, 4, columns, 4, outputs).transpose(2, 4, 0, 1, 3, 5)
+    return (matrix @ squares.reshape(16, -1)).reshape(36, -1, outputs)
+
+
+_TILES = 200  # worked on at a time: enough rows for 36 matrix products
+
+
+def _tile_blocks(start, stop, tiles):
+    """Slices of pictures that together have about _TILES tiles."""
+    return _slices(start, stop, _TILES // prod(tiles.count))
+
+
+def _convolve_tiles(x, weight, windows, bias=None):
+    """`_convolve` with kernels of 3 x 3 at stride 1 by Winograd's F(4 x 4, 3 x 3): a quarter of the multiplications."""
+    (outputs, channels), tiles = weight.shape[:2], _tiles(windows)
+    (rows, columns), (height, width), dtype = tiles.count, windows.count, np.result_type(x, weight)
+    for_pixels, for_kernels, for_squares = _winograd(dtype)
+    factors = (for_kernels @ weight.transpose(2, 3, 1, 0).reshape(9, -1)).reshape(36, channels, outputs)
+    out = np.empty((len(x), height, width, outputs), dtype)
+
+    def some(start, stop):
+        for part in _tile_blocks(start, stop, tiles):
+            products = np.matmul(_tile_values(x[part], tiles, for_pixels), factors)  # (36, tiles, O)
+            squares = (for_squares.T @ products.reshape(36, -1)).reshape(4, 4, -1, rows, columns, outputs)
+            whole = squares.transpose(2, 3, 0, 4, 1, 5).reshape(-1, 4 * rows, 4 * columns, outputs)
+            out[part] = whole[:, :height, :width]
+            if bias is not None:
+                out[part] += bias
+
+    parallel_for(some, len(x), _least(*windows.count, weight.size // 4))
+    return out
+
+
+def _overlapped(values, shape, tiles, matrix):
+    """Pictures of `shape` (N, H, W, C) from the gradients of their tiles' values (36, tiles, C): col2im with tiles."""
+    (rows, columns), (top, left), (n, height, width, channels) = tiles.count, tiles.padding, shape
+    pixels = (matrix.T @ values.reshape(36, -1)).reshape(6, 6, n, rows, columns, channels)
+    padded = np.zeros((n, 4 * rows + 2, 4 * columns + 2, channels), values.dtype)
+    for i, j in np.ndindex(6, 6):
+        _tap(padded, i, j, tiles)[...] += pixels[i, j]
+    return padded[:, top : top + height, left : left + width]
+
+
+def _tile_gradients(g, x, weight, windows, wanted):
+    """Both gradients of `_convolve_tiles`, as far as they are wanted: dL/dx and dL/dweight, or None."""
+    (outputs, channels), tiles = weight.shape[:2], _tiles(windows)
+    for_pixels, for_kernels, for_squares = _winograd(g.dtype)
+    factors = (for_kernels @ weight.transpose(2, 3, 0, 1).reshape(9, -1)).reshape(36, outputs, channels)
+    dx, sums = np.empty(x.shape, g.dtype), []
+
+    def some(start, stop):
+        total, product = np.zeros((2, 36, channels, outputs), g.dtype)
+        for part in _tile_blocks(start, stop, tiles):
+            slopes = _square_values(g[part], tiles, for_squares)
+            if wanted[1]:
+                values = _tile_values(x[part], tiles, for_pixels)
+                total += np.matmul(values.transpose(0, 2, 1), slopes, out=product)
+            if wanted[0]:
+                dx[part] = _overlapped(np.matmul(slopes, factors), dx[part].shape, tiles, for_pixels)
+        sums.append((start, total))
+
+    parallel_for(some, len(x), _least(*windows.count, weight.size // 4))
+    dw = (for_kernels.T @ _summed(sums).reshape(36, -1)).reshape(3, 3, channels, outputs).transpose(3, 2, 0, 1)
+    return dx if wanted[0] else None, dw if wanted[1] else None
+
+
+def _convolution(x, weight, windows, bias=None):
+    """The convolution of pictures (N, H, W, C), by the cheaper of the two ways."""
+    way = _convolve_tiles if _tiles_pay(weight, windows, x.dtype) else _convolve
+    return way(x, weight, windows, bias)
+
+
 def _convolution_gradients(g, x, weight, windows, wanted):
     """The gradients that are wanted, by the cheapest way there is: (dx or None, dweight or None)."""
+    if _tiles_pay(weight, windows, g.dtype):
+        return _tile_gradients(g, x, weight, windows, wanted)
     fits = all(k > p for k, p in zip(windows.size, windows.padding, strict=True))
     if wanted[0] and wanted[1] and windows.stride == windows.dilation == (1, 1) and fits:
         return _turned_gradients(g, x, weight, windows)
@@ -273,7 +398,8 @@ def _conv2d(x, weight, bias, *, windows, groups):
     """`conv2d` as one operation, group by group."""
     inputs, kernels = _channel_groups(_nhwc(x), groups), np.split(weight, groups)
     shifts = [None] * groups if bias is None else np.split(bias, groups)
-    out = _joined([_convolve(part, kernel, windows, shift) for part, kernel, shift in zip(inputs, kernels, shifts, strict=True)])
+    parts = zip(inputs, kernels, shifts, strict=True)
+    out = _joined([_convolution(part, kernel, windows, shift) for part, kernel, shift in parts])
 
     def pullback(g, wanted):
         g = _nhwc(g)
@@ -416,11 +542,12 @@ def _max_pool2d(x, *, windows):
 
         def some(start, stop):
             for part in _blocks(start, stop, each):
-                left = g[part].copy()  # what no place of a window has claimed yet
-                for i, j in places:
+                left = g[part]  # what no place of a window has claimed yet
+                for i, j in places[:-1]:
                     claimed = left * (_tap(x[part], i, j, windows) == y[part])
                     _tap(dx[part], i, j, windows)[...] += claimed
-                    left -= claimed
+                    left = left - claimed
+                _tap(dx[part], *places[-1], windows)[...] += left
 
         parallel_for(some, len(x), _least(each))
         return _nchw(_cropped(dx, windows.padding))

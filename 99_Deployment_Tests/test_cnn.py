@@ -155,6 +155,62 @@ def test_conv2d_equals_plain_loops(case):
     assert y.shape[2:] == tuple(conv_output_size(*along) for along in size)
 
 
+@st.composite
+def convolutions_by_tiles(draw):
+    """Arrays and settings of a convolution with kernels of 3 x 3 at stride 1."""
+    groups, padding = draw(st.sampled_from([1, 1, 2])), draw(pairs(0, 4))
+    size = [max(1, 3 - 2 * p) + draw(st.integers(0, 10)) for p in padding]
+    c, o, seed = draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(seeds)
+    dtype = draw(st.sampled_from(["float64", "float32"]))
+    shapes = [(draw(batches), groups * c, *size), (groups * o, c, 3, 3), (groups * o,)][: draw(st.integers(2, 3))]
+    return [numbers(seed + i, *shape, dtype=dtype) for i, shape in enumerate(shapes)], {"padding": padding, "groups": groups}
+
+
+@settings(drawn, max_examples=60)
+@given(convolutions_by_tiles(), st.sampled_from(LAYOUTS))
+def test_convolution_by_tiles_equals_pytorch_and_plain_loops(case, layout):
+    """Few channels do not take this way by themselves: here they have to."""
+    arrays, options = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "_tiles_pay", lambda weight, windows, dtype: True)
+        for direct in ("_convolve", "_turned_gradients", "_input_gradient", "_weight_gradient"):
+            patch.delattr(cnn, direct)
+        compare(lambda *inputs: conv2d(*inputs, **options), lambda *inputs: F.conv2d(*inputs, **options), *arrays, layout=layout)
+        if arrays[0].size < 200:
+            tolerance = 1e-5 if arrays[0].dtype == np.float32 else 1e-12
+            close(conv2d(*arrays, **options).data, conv2d_loops(*arrays, **options), tolerance)
+
+
+@pytest.mark.parametrize(("channels", "outputs", "size", "options", "dtype", "expected"), [
+    (24, 24, (3, 3), {"padding": 1}, "float32", True), (256, 64, (7, 9), {}, "float64", True),
+    (23, 24, (8, 8), {}, "float32", False), (24, 23, (8, 8), {}, "float32", False),
+    (24, 24, (4, 4), {}, "float32", False), (24, 24, (5, 5), {}, "float32", True),  # 2 x 2 results fill a quarter of their tile
+    (24, 24, (9, 9), {"stride": 2}, "float32", False), (24, 24, (9, 9), {"stride": (1, 2)}, "float32", False),
+    (24, 24, (9, 9), {"dilation": 2}, "float32", False), (24, 24, (9, 9), {}, "float16", False),
+])
+def test_tiles_are_taken_where_they_pay(channels, outputs, size, options, dtype, expected, monkeypatch):
+    taken, way = [], cnn._convolve_tiles
+    monkeypatch.setattr(cnn, "_convolve_tiles", lambda *inputs: taken.append(1) or way(*inputs))
+    x, weight = numbers(0, 2, channels, *size), numbers(1, outputs, channels, 3, 3)
+    y = conv2d(x.astype(dtype), weight.astype(dtype), **options)
+    assert bool(taken) == expected
+    close(y.data, F.conv2d(torch.tensor(x), torch.tensor(weight), **options), 1e-2 if dtype == "float16" else 1e-5)
+    conv2d(x.astype(dtype), numbers(2, outputs, channels, 3, 2).astype(dtype), **options)
+    assert len(taken) == expected  # never for another kernel
+
+
+@pytest.mark.parametrize(("channels", "size"), [(32, 32), (256, 7), (128, 15)])
+def test_tiles_lose_few_digits(channels, size):
+    """Value and gradients of a layer as wide as they come in single precision, beside double precision."""
+    x, weight = numbers(0, 4, channels, size, size), numbers(1, channels, channels, 3, 3)
+    function = functools.partial(conv2d, padding=1)
+    y, exact = gradients(function, [x, weight], [0, 1])
+    single = [array.astype(np.float32) for array in (x, weight)]
+    value, found = gradients(function, single, [0, 1], numbers(9, *y.shape, dtype=np.float32))
+    for ours, theirs in zip((value.data, *found), (y.data, *exact), strict=True):
+        assert np.abs(ours - theirs).max() < 4e-6 * np.abs(theirs).max()
+
+
 @pytest.mark.parametrize(("padding", "kernel", "dilation"), [("valid", (3, 2), (1, 2)), ("same", (3, 5), (1, 2)), ("same", 1, 1)])
 def test_conv2d_takes_the_paddings_that_have_names(padding, kernel, dilation):
     size = kernel if isinstance(kernel, tuple) else (kernel, kernel)
@@ -286,6 +342,7 @@ def divided(request, monkeypatch):
     monkeypatch.setattr(threads, "thread_count", lambda: count)
     monkeypatch.setattr(threads, "_workers", functools.cache(threads._workers.__wrapped__))
     monkeypatch.setattr(cnn, "_CACHE", cache)
+    monkeypatch.setattr(cnn, "_TILES", cache // 200)
     monkeypatch.setattr(cnn, "_least", lambda *sizes: 1)
     monkeypatch.setattr(cnn, "_blocks", watched)
     yield count, cache
@@ -295,12 +352,14 @@ def divided(request, monkeypatch):
         threads._workers()[0].shutdown()
 
 
-def test_blocks_and_threads_change_nothing(divided):
+def test_blocks_and_threads_change_nothing(divided, monkeypatch):
     """A batch of seven, so that both the threads' shares and the blocks are uneven; no picture may be lost or come twice."""
     x = numbers(0, 7, 4, 9, 8)
     for options in ({"padding": 1}, {"stride": (2, 1), "padding": (0, 3)}, {"groups": 2, "dilation": 2}, {"padding": 4}):
         weight = numbers(1, 6, 4 // options.get("groups", 1), 3, 2)
         compare(lambda *i, o=options: conv2d(*i, **o), lambda *i, o=options: F.conv2d(*i, **o), x, weight, numbers(2, 6))
+    monkeypatch.setattr(cnn, "_CHANNELS", 4)
+    compare(lambda *i: conv2d(*i, padding=1), lambda *i: F.conv2d(*i, padding=1), x, numbers(6, 6, 4, 3, 3), numbers(2, 6))
     for options in ({"stride": 2, "output_padding": 1}, {"groups": 2}):
         compare(lambda *i, o=options: conv_transpose2d(*i, **o), lambda *i, o=options: F.conv_transpose2d(*i, **o),
                 x, numbers(3, 4, 3, 3, 2))
@@ -342,7 +401,8 @@ CASES = {  # name: [(function of the inputs, inputs), ...]
                for size, groups, options in (
                    ((5, 4), 1, {"padding": 1}), ((4, 3), 1, {}), ((4, 3), 1, {"padding": (3, 1)}),
                    ((7, 6), 2, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 3), "groups": 2}),
-                   ((4, 3), 1, {"stride": 3}))],
+                   ((4, 3), 1, {"stride": 3}))] + [
+        (functools.partial(conv2d, padding=1), [numbers(0, 2, 25, 5, 3), numbers(1, 24, 25, 3, 3), numbers(2, 24)])],  # by tiles
     "conv_transpose2d": [(functools.partial(conv_transpose2d, **options),
                           [numbers(0, 2, 4, 3, 4), numbers(1, 4, 3, 3, 2), numbers(2, 3 * options.get("groups", 1))])
                          for options in ({}, {"stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2)},
@@ -433,6 +493,8 @@ def test_a_batch_without_pictures_gives_gradients_of_zero(function, arrays):
     ("conv2d", 0, [0, 1, 2], ["_turned_gradients"]), ("conv2d", 0, [0], ["_input_gradient"]),
     ("conv2d", 0, [1, 2], ["_weight_gradient"]), ("conv2d", 0, [2], []),
     ("conv2d", 4, [0, 1], ["_input_gradient", "_weight_gradient"]),
+    ("conv2d", 5, [0, 1, 2], ["_overlapped", "_tile_gradients", "_tile_values"]),
+    ("conv2d", 5, [0], ["_overlapped", "_tile_gradients"]), ("conv2d", 5, [1], ["_tile_gradients", "_tile_values"]),
     ("conv_transpose2d", 0, [0], ["_convolve"]), ("conv_transpose2d", 0, [1], ["_weight_gradient"]),
     ("conv_transpose2d", 0, [2], []), ("conv_transpose2d", 0, [0, 1, 2], ["_convolve", "_weight_gradient"]),
 ])
@@ -446,7 +508,8 @@ def test_gradients_that_nobody_wants_are_not_computed(name, case, wanted, work, 
         done.append(rule.__name__)
         return rule(*inputs)
 
-    for helper in ("_convolve", "_input_gradient", "_weight_gradient", "_turned_gradients"):
+    for helper in ("_convolve", "_input_gradient", "_weight_gradient", "_turned_gradients", "_tile_gradients", "_tile_values",
+                   "_overlapped"):
         monkeypatch.setattr(cnn, helper, functools.partial(noted, getattr(cnn, helper)))
     y.backward(y.data)
     assert sorted(done) == work

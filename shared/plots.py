@@ -151,7 +151,7 @@ def alternative_text(figure):
 
 
 def png(figure):
-    """A figure as a PNG picture of fixed size and 256 colours, with its alternative text as metadata.
+    """A figure as a PNG picture of fixed size and 128 colours, with its alternative text as metadata.
 
     Raises ValueError where the figure shows nothing, or has nothing that a screen reader could speak.
     """
@@ -166,7 +166,7 @@ def png(figure):
 
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor="white")
-    Image.open(buffer).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    Image.open(buffer).convert("RGB").quantize(128).save(small, format="png", optimize=True)
     return small.getvalue(), {"alt": text}
 
 
