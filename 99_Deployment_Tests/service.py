@@ -569,9 +569,10 @@ def _add_routes(app, worker, page):
         """Say which of ten things a photograph shows, and which pixels the answer hangs on."""
         return await worker.answer(worker.photo, await request.body())
 
-    @app.post("/api/generate", status_code=200, response_class=Streamed, dependencies=[content_type("application/json")], responses={
-        **REFUSED, 200: {"description": "Lines of JSON as they come: a Start, a Token each, an End",
-                         "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}})
+    written_lines = {"description": "Lines of JSON as they come: a Start, a Token each, an End", "model": Start | Token | End}
+
+    @app.post("/api/generate", status_code=200, response_class=Streamed, responses={**REFUSED, 200: written_lines},
+              dependencies=[content_type("application/json")])
     async def write(request: Prompt):
         """Continue a text. The answer comes line by line; hanging up ends the writing."""
         stored = worker.stored("text")

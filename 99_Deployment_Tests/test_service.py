@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 
 import shared
 from shared import datasets
+from shared.cnn import Flatten
 from shared.deployment import classify, digit_pixels, load_model, photo_pixels, read_picture, stored_models
 from shared.tensor import Tensor
+from shared.tensor_mlp import Linear, Sequential
 from shared.transformers import GPT, GPTConfig, generate, token_probabilities
 
 for package in ("PIL", "httpx2", "fastapi", "uvicorn"):
@@ -135,6 +137,14 @@ def test_saliency_is_the_slope_of_the_winning_logit():
         step[(0, 0, *place)] = 1e-7
         ends = [stored.model(Tensor(x + s)).data[0, best] for s in (step, -step)]
         np.testing.assert_allclose(seen[place], abs(ends[0] - ends[1]) / 2e-7, rtol=1e-4, atol=1e-7)
+
+
+def test_saliency_takes_the_largest_of_the_channels():
+    """For a linear model it is the size of the winning class's weights."""
+    model = Sequential(Flatten(), Linear(3 * 2 * 2, 2))
+    x = np.random.default_rng(0).normal(size=(1, 3, 2, 2)).astype(np.float32)
+    best = int(model(Tensor(x)).data.argmax())
+    np.testing.assert_array_equal(service.saliency(model, x), np.abs(model[1].weight.data[best].reshape(3, 2, 2)).max(0))
 
 
 CONFIGS = [{}, {"positions": "rotary", "norm": "rms", "tie_weights": False}, {"positions": "sinusoidal"}]
@@ -248,6 +258,7 @@ def gif():
 
 PICTURES = {
     "a bomb of 10 ** 9 pixels": (lambda seven: bomb(32_000, 32_000), 422, "pixels"),
+    "a row of pixels too many": (lambda seven: bomb(int(service.PIXELS**0.5), int(service.PIXELS**0.5) + 1), 422, "pixels"),
     "a text beside the pixels that swells": (lambda seven: text_bomb(), 422, "damaged"),
     "truncated": (lambda seven: seven[: len(seven) // 2], 422, "truncated"),
     "a header only": (lambda seven: seven[:8], 422, "truncated"),
@@ -493,6 +504,9 @@ def test_the_description_lists_every_refusal(client):
     for path in ("/api/digit", "/api/photo", "/api/generate"):
         assert {"200", "408", "413", "415", "422", "503", "504"} <= set(described["paths"][path]["post"]["responses"])
     assert set(described["paths"]["/api/digit"]["post"]["requestBody"]["content"]) == {"image/png", "image/jpeg"}
+    [(kind, lines_of)] = described["paths"]["/api/generate"]["post"]["responses"]["200"]["content"].items()
+    assert kind == "application/x-ndjson" and {ref["$ref"].split("/")[-1] for ref in lines_of["schema"]["anyOf"]} == {
+        "Start", "Token", "End"}
     assert "/" not in described["paths"]
     for path in ("/docs", "/redoc"):  # both would load scripts from elsewhere
         assert client.get(path).status_code == 404
