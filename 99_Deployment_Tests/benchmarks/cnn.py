@@ -14,7 +14,7 @@ installed are left out: ``pip install torch autograd npTensor``. `--fast` leaves
 import argparse
 
 import numpy as np
-from compare import beside, serve
+from compare import beside, serve, training_step
 
 NETWORKS = {  # channels and size of the pictures, convolutions and poolings, sizes of the linear layers, batch norm
     "mnist": ((1, 28), (16, "pool", 32, "pool"), (128, 10), False),
@@ -85,14 +85,7 @@ def ours(network):
     (x, y, _), model = data(network), our_model(network)
     optimizer, x = SGD(model.parameters(), RATE, MOMENTUM), Tensor(x)
 
-    def step():
-        loss = cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return training_step(lambda: cross_entropy(model(x), y), optimizer)
 
 
 def torch_model(network):
@@ -114,14 +107,7 @@ def pytorch(network, channels_last=False):
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
 
-    def step():
-        loss = torch.nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return training_step(lambda: torch.nn.functional.cross_entropy(model(x), y), optimizer)
 
 
 def momentum(parameters, gradients, velocities):

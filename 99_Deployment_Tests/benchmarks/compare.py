@@ -54,6 +54,40 @@ def serve(steps, number=float):
             print(f"failed: {type(error).__name__}: {error}".splitlines()[0], flush=True)
 
 
+def training_step(loss_of, optimizer, clip=lambda: None):
+    """A step of an engine with PyTorch's names, from a function that returns the loss, and one that shortens gradients."""
+
+    def step():
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        clip()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+class AdamW:
+    """AdamW (Loshchilov and Hutter 2019) on the arrays of an engine that has no optimiser; matrices decay."""
+
+    def __init__(self, parameters, rate, betas, decay=0.0):
+        self.parameters, self.rate, self.betas, self.decay, self.t = parameters, rate, betas, decay, 0
+        self.means = [(np.zeros_like(p), np.zeros_like(p)) for p in parameters]
+
+    def step(self, gradients):
+        """Change the parameters in place."""
+        self.t += 1
+        correction = (1 - self.betas[1] ** self.t) ** 0.5
+        rate, eps = np.float32(self.rate * correction / (1 - self.betas[0] ** self.t)), np.float32(1e-8 * correction)
+        for p, g, (m, v) in zip(self.parameters, gradients, self.means, strict=True):
+            m += np.float32(1 - self.betas[0]) * (g - m)
+            v += np.float32(1 - self.betas[1]) * (g * g - v)
+            if self.decay and p.ndim > 1:
+                p *= np.float32(1 - self.rate * self.decay)
+            p -= rate * m / (np.sqrt(v) + eps)
+
+
 class Contestant:
     """A process, ``python script *arguments``, that ends in `serve`, and waits until it is its turn; two threads for all."""
 

@@ -11,9 +11,10 @@ import argparse
 from itertools import pairwise
 
 import numpy as np
-from compare import beside, serve
+from compare import AdamW, beside, serve, training_step
 
 SIZES, BATCH = (784, 256, 128, 10), 128
+ADAM = 1e-3, (0.9, 0.999)  # rate and betas
 
 
 def data():
@@ -23,25 +24,23 @@ def data():
     return rng.random((BATCH, SIZES[0]), np.float32), rng.integers(0, SIZES[-1], BATCH), weights
 
 
+def network(nn):
+    """The layers, of a library with PyTorch's names."""
+    return nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
 def ours():
     """The engine of this course."""
+    from shared import nn
+    from shared.optim import Adam
     from shared.tensor import Tensor
-    from shared.tensor_mlp import Adam, Linear, ReLU, Sequential, cross_entropy
 
     x, y, weights = data()
-    model = Sequential(Linear(784, 256), ReLU(), Linear(256, 128), ReLU(), Linear(128, 10))
+    model = network(nn)
     for layer, weight in zip((model[0], model[2], model[4]), weights, strict=True):
         layer.weight.data[...], layer.bias.data[...] = weight, 0
     optimizer, x = Adam(model.parameters()), Tensor(x)
-
-    def step():
-        loss = cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return training_step(lambda: nn.functional.cross_entropy(model(x), y), optimizer)
 
 
 def pytorch():
@@ -51,32 +50,23 @@ def pytorch():
 
     torch.set_num_threads(2)
     x, y, weights = data()
-    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
+    model = network(nn)
     with torch.no_grad():
         for layer, weight in zip((model[0], model[2], model[4]), weights, strict=True):
             layer.weight.copy_(torch.from_numpy(weight))
             layer.bias.zero_()
     optimizer, x, y = torch.optim.Adam(model.parameters()), torch.from_numpy(x), torch.from_numpy(y)
-
-    def step():
-        loss = nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return training_step(lambda: nn.functional.cross_entropy(model(x), y), optimizer)
 
 
 def hips_autograd():
-    """HIPS autograd, with its own Adam's formula over its gradients."""
+    """HIPS autograd, with Adam's formula over its gradients."""
     import autograd.numpy as anp
     from autograd import value_and_grad
 
     x, y, weights = data()
     parameters = [p for w in weights for p in (w.T.copy(), np.zeros(w.shape[0], np.float32))]
-    means = [(np.zeros_like(p), np.zeros_like(p)) for p in parameters]
-    rows, count = np.arange(BATCH), [0]
+    optimizer, rows = AdamW(parameters, *ADAM), np.arange(BATCH)
 
     def loss(parameters):
         h = x
@@ -90,13 +80,7 @@ def hips_autograd():
 
     def step():
         value, gradients = gradient(parameters)
-        count[0] += 1
-        for p, g, (m, v) in zip(parameters, gradients, means, strict=True):
-            m += np.float32(0.1) * (g - m)
-            v += np.float32(0.001) * (g * g - v)
-            correction = (1 - 0.999 ** count[0]) ** 0.5
-            rate, eps = 1e-3 * correction / (1 - 0.9 ** count[0]), 1e-8 * correction
-            p -= np.float32(rate) * m / (np.sqrt(v) + np.float32(eps))
+        optimizer.step(gradients)
         return float(value)
 
     return step
@@ -108,8 +92,8 @@ def nptensor():
 
     x, y, weights = data()
     parameters = [Tensor(p) for w in weights for p in (w.T.copy(), np.zeros((1, w.shape[0]), np.float32))]
-    means = [(np.zeros_like(p.matrix), np.zeros_like(p.matrix)) for p in parameters]
-    target, count = Tensor(np.eye(10, dtype=np.float32)[y] / np.float32(-BATCH)), [0]
+    optimizer = AdamW([p.matrix for p in parameters], *ADAM)
+    target = Tensor(np.eye(10, dtype=np.float32)[y] / np.float32(-BATCH))
 
     def step():
         h = Tensor(x)
@@ -120,14 +104,7 @@ def nptensor():
         for p in parameters:
             p.zero_grad()
         loss.backward()
-        count[0] += 1
-        for p, (m, v) in zip(parameters, means, strict=True):
-            g = p.grad
-            m += np.float32(0.1) * (g - m)
-            v += np.float32(0.001) * (g * g - v)
-            correction = (1 - 0.999 ** count[0]) ** 0.5
-            rate, eps = 1e-3 * correction / (1 - 0.9 ** count[0]), 1e-8 * correction
-            p.matrix -= np.float32(rate) * m / (np.sqrt(v) + np.float32(eps))
+        optimizer.step([p.grad for p in parameters])
         return float(loss.matrix.sum())
 
     return step

@@ -6,14 +6,15 @@ threads for everyone. Generating: the same model with a context of 1,024, one to
 temperature 0.8, top_k 40, after prompts of several lengths. Each engine lives in a process of its own, lest thread pools
 disturb each other, and they run in turns: ours and one other form a pair, a pair gives one ratio, the table shows their
 median with the 10th and 90th percentile. Below 1 means that ours takes less time. Peak memory is what the system
-counted for each process, libraries included. Engines that are not installed are left out: ``pip install torch npTensor``.
+counted for each process, libraries included. Engines that are not installed are left out: ``pip install torch autograd
+npTensor``.
 """
 
 import argparse
 from functools import partial
 
 import numpy as np
-from compare import beside, serve
+from compare import AdamW, beside, serve, training_step
 
 VOCABULARY, CONTEXT, BATCH, LAYERS, HEADS, WIDTH = 65, 64, 12, 4, 4, 128
 LONG, TOKENS, PROMPTS = 1024, 32, (16, 240, 960)  # context, tokens to generate, lengths of prompts
@@ -43,16 +44,7 @@ def ours():
 
     (x, y), model = data(), our_model()
     optimizer = model.configure_optimizers(DECAY, RATE, BETAS)
-
-    def step():
-        loss = model.loss(x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return training_step(lambda: model.loss(x, y), optimizer, lambda: clip_grad_norm_(model.parameters(), 1.0))
 
 
 def ours_generating():
@@ -80,16 +72,8 @@ def pytorch():
     torch, model = torch_model()
     x, y = map(torch.from_numpy, data())
     optimizer = model.configure_optimizers(DECAY, RATE, BETAS)
-
-    def step():
-        _, loss = model(x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    clip = partial(torch.nn.utils.clip_grad_norm_, list(model.parameters()), 1.0)
+    return training_step(lambda: model(x, y)[1], optimizer, clip)
 
 
 def pytorch_generating():
@@ -111,8 +95,7 @@ def nptensor():
     P = {name: Tensor(array) for name, array in start.items() if name != "lm_head.weight"}
     hidden = Tensor(np.triu(np.full((CONTEXT, CONTEXT), -1e9, np.float32), 1))
     target = Tensor(np.eye(VOCABULARY, dtype=np.float32)[y] / np.float32(-y.size))
-    means = {name: (np.zeros_like(p.matrix), np.zeros_like(p.matrix)) for name, p in P.items()}
-    count, size = [0], WIDTH // HEADS
+    optimizer, size = AdamW([p.matrix for p in P.values()], RATE, BETAS, DECAY), WIDTH // HEADS
 
     def norm(h, name):
         return (h - h.mean(-1, keepdims=True)) * (h.var(-1, keepdims=True) + 1e-5) ** -0.5 * P[name]
@@ -138,24 +121,57 @@ def nptensor():
         for p in P.values():
             p.zero_grad()
         loss.backward()
-        count[0] += 1
-        for name, p in P.items():
-            adamw(p, *means[name], count[0])
+        optimizer.step([p.grad for p in P.values()])
         return float(loss.matrix.sum())
 
     return step
 
 
-def adamw(p, m, v, t):
-    """One step of AdamW on an npTensor."""
-    g, correction = p.grad, np.float32((1 - BETAS[1] ** t) ** 0.5)
-    m += np.float32(1 - BETAS[0]) * (g - m)
-    v += np.float32(1 - BETAS[1]) * (g * g - v)
-    p.matrix *= np.float32(1 - RATE * DECAY * (p.matrix.ndim > 1))
-    p.matrix -= np.float32(RATE) * correction / np.float32(1 - BETAS[0] ** t) * m / (np.sqrt(v) + np.float32(1e-8) * correction)
+def hips_autograd():
+    """A training step of HIPS autograd; its GELU is npTensor's, and no gradient is clipped."""
+    import autograd.numpy as anp
+    from autograd import value_and_grad
+
+    (x, y), start = data(), our_model().state_dict()
+    P = {name: array for name, array in start.items() if name != "lm_head.weight"}
+    hidden, places = np.triu(np.full((CONTEXT, CONTEXT), -1e9, np.float32), 1), np.indices(y.shape)
+    optimizer, size = AdamW(list(P.values()), RATE, BETAS, DECAY), WIDTH // HEADS
+
+    def norm(h, weight):
+        h = h - anp.mean(h, -1, keepdims=True)
+        return h / anp.sqrt(anp.mean(h * h, -1, keepdims=True) + np.float32(1e-5)) * weight
+
+    def attention(h, inward, outward):
+        qkv = anp.reshape(anp.dot(h, inward.T), (BATCH, CONTEXT, 3, HEADS, size))
+        q, k, v = (anp.swapaxes(qkv[:, :, i], 1, 2) for i in range(3))
+        scores = anp.matmul(q, anp.swapaxes(k, 2, 3)) * np.float32(size**-0.5) + hidden
+        e = anp.exp(scores - anp.max(scores, -1, keepdims=True))
+        mixed = anp.matmul(e / anp.sum(e, -1, keepdims=True), v)
+        return anp.dot(anp.reshape(anp.swapaxes(mixed, 1, 2), (BATCH, CONTEXT, WIDTH)), outward.T)
+
+    def loss(P):
+        h = P["transformer.wte.weight"][x] + P["transformer.wpe.weight"]
+        for i in range(LAYERS):
+            layer = {name: P[f"transformer.h.{i}.{name}.weight"] for name in
+                     ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")}
+            h = h + attention(norm(h, layer["ln_1"]), layer["attn.c_attn"], layer["attn.c_proj"])
+            wide = anp.dot(norm(h, layer["ln_2"]), layer["mlp.c_fc"].T)
+            h = h + anp.dot(wide / (1 + anp.exp(np.float32(-1.702) * wide)), layer["mlp.c_proj"].T)
+        h = anp.dot(norm(h, P["transformer.ln_f.weight"]), P["transformer.wte.weight"].T)
+        h = h - anp.max(h, -1, keepdims=True)
+        return anp.mean(anp.log(anp.sum(anp.exp(h), -1)) - h[places[0], places[1], y])
+
+    gradient = value_and_grad(loss)
+
+    def step():
+        value, gradients = gradient(P)
+        optimizer.step([gradients[name] for name in P])
+        return float(value)
+
+    return step
 
 
-ENGINES = {"ours": ours, "PyTorch": pytorch, "npTensor": nptensor,
+ENGINES = {"ours": ours, "PyTorch": pytorch, "npTensor": nptensor, "HIPS autograd": hips_autograd,
            "ours generating": ours_generating, "PyTorch generating": pytorch_generating}
 
 
@@ -169,7 +185,7 @@ def main(arguments=None):
     if options.engine:
         serve(ENGINES[options.engine]())
         return
-    beside("training step", {name: (__file__, "--engine", name) for name in ("ours", "PyTorch", "npTensor")},
+    beside("training step", {name: (__file__, "--engine", name) for name in ENGINES if "generating" not in name},
            options.rounds, options.length, 20, BATCH * CONTEXT, "tokens")
     commands = {name: (__file__, "--engine", f"{name} generating") for name in ("ours", "PyTorch")}
     for prompt in prompts():
