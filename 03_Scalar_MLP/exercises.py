@@ -55,6 +55,10 @@ def softmax_detached(z):
     return [power / total for power in powers]
 
 
+def softmax_floats(z):
+    return [p.data for p in softmax(z)]
+
+
 def softmax_values_only(z):
     return [Value(p.data) for p in softmax(z)]
 
@@ -71,6 +75,8 @@ def observe_softmax(answer, scores, upstream):
     p = answer(z)
     if p is None:
         return None
+    if not all(hasattr(q, "derivatives") for q in p):
+        return "plain numbers"
     sum(u * q for u, q in zip(upstream, p, strict=True)).backward()
     return [q.data for q in p], [v.grad for v in z]
 
@@ -206,6 +212,12 @@ class Hidden(Residual):
         return [a + b for a, b in zip(x, self.body(x), strict=True)]
 
 
+class SecondFirst(Residual):
+    def __init__(self, width, rng):
+        self.second = Layer(width, width, "linear", rng=rng)
+        self.first = Layer(width, width, "tanh", rng=rng)
+
+
 class SameTwice(Residual):
     def __init__(self, width, rng):
         super().__init__(width, rng)
@@ -270,6 +282,7 @@ EXERCISES = [
                     "not a bare number", softmax_detached),
             Mistake("the probabilities are right, but no gradient reaches the scores: compute with the Values themselves",
                     softmax_values_only),
+            Mistake("these are plain numbers, which have left the graph: v.exp() instead of math.exp(v)", softmax_floats),
             Mistake("each score was treated alone (a sigmoid): the probabilities must add up to 1",
                     lambda z: [v.sigmoid() for v in z]),
         ],
@@ -283,6 +296,8 @@ EXERCISES = [
                     lambda p, g: [a * b for a, b in zip(p, g, strict=True)]),
             Mistake("the sum over i is not weighted with p_i",
                     lambda p, g: [a * (b - sum(g)) for a, b in zip(p, g, strict=True)]),
+            Mistake("the mean of g must be weighted with p_i",
+                    lambda p, g: [a * (b - sum(g) / len(g)) for a, b in zip(p, g, strict=True)]),
             Mistake("the sign is reversed", lambda p, g: [-v for v in softmax_gradient(p, g)]),
         ],
     ),
@@ -312,6 +327,7 @@ EXERCISES = [
             Mistake("the lists were joined, not added: add element by element", Joined),
             Mistake("the second layer bends too: it is linear", BentTwice),
             Mistake("the output is right, but the layers cannot be found: keep them in attributes, not in a function", Hidden),
+            Mistake("make first before second: they draw from rng in this order", SecondFirst),
             Mistake("one layer is used twice: first and second have weights of their own", SameTwice),
         ],
     ),

@@ -44,15 +44,15 @@ __all__ = [
 
 
 def _blurred(points, labels, noise, rng):
-    """Add normal noise of standard deviation `noise` to the points; return them with integer labels."""
+    """Points with normal noise of standard deviation `noise` added, and integer labels."""
     return points + noise * rng.standard_normal(points.shape), labels.astype(int)
 
 
 def make_moons(n_samples=100, noise=0.1, *, rng):
     """Two half circles of radius 1 that reach into each other, as in scikit-learn.
 
-    Returns x (N, 2) and the classes y (N,), 0 and 1 in turns. `noise` is the standard deviation of what is added to
-    both coordinates, `rng` a NumPy generator or a seed.
+    Returns x (N, 2) and the classes y (N,), 0 and 1 in turns. `noise` is the standard deviation
+    of what is added to both coordinates, `rng` a NumPy generator or a seed.
     """
     rng = np.random.default_rng(rng)
     y = np.arange(n_samples) % 2
@@ -62,7 +62,10 @@ def make_moons(n_samples=100, noise=0.1, *, rng):
 
 
 def make_circles(n_samples=100, noise=0.1, factor=0.5, *, rng):
-    """A circle of radius 1 (class 0) around one of radius `factor` (class 1). Returns and arguments as `make_moons`."""
+    """A circle of radius 1 (class 0) around one of radius `factor` (class 1).
+
+    Returns and arguments as `make_moons`.
+    """
     rng = np.random.default_rng(rng)
     y = np.arange(n_samples) % 2
     angle = 2 * np.pi * rng.random(n_samples)
@@ -84,8 +87,9 @@ def make_xor(n_samples=100, noise=0.1, *, rng):
 def make_spirals(n_samples=100, noise=0.02, turns=1.5, *, rng):
     """Two spiral arms that make `turns` turns from the centre out to radius 1, half a turn apart.
 
-    Returns and arguments as `make_moons`. The points lie evenly over the area, so the outer windings hold more of them.
-    A gentler relative of the task in Lang and Witbrock (1988), Learning to tell two spirals apart.
+    Returns and arguments as `make_moons`. The points lie evenly over the area, so the outer
+    windings hold more of them. A gentler relative of the task in Lang and Witbrock (1988),
+    Learning to tell two spirals apart.
     """
     rng = np.random.default_rng(rng)
     y = np.arange(n_samples) % 2
@@ -97,19 +101,21 @@ def make_spirals(n_samples=100, noise=0.02, turns=1.5, *, rng):
 def is_parameter(thing):
     """Whether a Module that holds `thing` in an attribute should train it.
 
-    A `Value` always is a parameter. Of other classes those are that have an attribute ``is_parameter = True``, besides
-    the `data` and `grad` that every parameter has.
+    A `Value` always is a parameter. Of other classes those are that have an attribute
+    ``is_parameter = True``, besides the `data` and `grad` that every parameter has.
     """
     return isinstance(thing, Value) or getattr(thing, "is_parameter", False) is True
 
 
 def data_of(thing):
-    """The bare number or array: `thing.data` where `thing` also has a `grad`, else `thing` itself."""
+    """The bare number or array: `thing.data` where `thing` also has a `grad`, else `thing`
+    itself.
+    """
     return thing.data if hasattr(thing, "grad") else thing
 
 
 def _leaves(name, thing):
-    """What an attribute holds, with dotted names: itself, or what its lists, tuples and dictionaries hold."""
+    """What an attribute holds, with dotted names; lists, tuples and dictionaries are opened."""
     if isinstance(thing, list | tuple | dict):
         for key, item in thing.items() if isinstance(thing, dict) else enumerate(thing):
             yield from _leaves(f"{name}.{key}", item)
@@ -125,9 +131,10 @@ def _join(path, name):
 class Module:
     """A part of a model, which may hold parameters and further modules in its attributes.
 
-    A subclass assigns them in `__init__` and computes in `forward`; calling the module runs `forward`. Lists, tuples
-    and dictionaries of parameters or modules are found too. Names and semantics are those of ``torch.nn.Module``.
-    Nothing is registered on assignment: an attribute is looked for when it is asked for.
+    A subclass assigns them in `__init__` and computes in `forward`; calling the module runs
+    `forward`. Lists, tuples and dictionaries of parameters or modules are found too. Names and
+    semantics are those of ``torch.nn.Module``. Nothing is registered on assignment: an attribute
+    is looked for when it is asked for.
     """
 
     training = True      # False after eval(); dropout and batch normalisation ask for it
@@ -144,17 +151,20 @@ class Module:
         return output
 
     def forward(self, *args, **kwargs):
-        """What the module computes; a subclass says it. Raises NotImplementedError where none does."""
-        raise NotImplementedError(f"{type(self).__name__}: it has no method forward, so it cannot be called")
+        """What the module computes; a subclass says it, or NotImplementedError is raised."""
+        name = type(self).__name__
+        raise NotImplementedError(f"{name}: it has no method forward, so it cannot be called")
 
     def _held(self):
-        """What the attributes hold, buffers left out, as (dotted name, thing) pairs in order of assignment."""
+        """(dotted name, thing) for all that the attributes hold but buffers, in order of
+        assignment.
+        """
         for name, thing in vars(self).items():
             if name not in self._buffers:
                 yield from _leaves(name, thing)
 
     def named_modules(self, prefix="", remove_duplicate=True, *, _seen=None):
-        """Yield (name, module) for this module and all its parts, depth first; each module once, unless told otherwise."""
+        """Yield (name, module) for this module and all its parts, depth first, each once by default."""
         seen = set() if _seen is None else _seen
         if remove_duplicate and id(self) in seen:
             return
@@ -165,9 +175,13 @@ class Module:
                 yield from thing.named_modules(_join(prefix, name), remove_duplicate, _seen=seen)
 
     def named_parameters(self, prefix="", recurse=True, remove_duplicate=True):
-        """Yield (name, parameter): a module's own ones before those of its parts; a tied one once, under its first name."""
+        """Yield (name, parameter): a module's own ones before those of its parts.
+
+        A tied one comes once, under its first name, unless `remove_duplicate` is False.
+        """
         seen = set()
-        for path, module in self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]:
+        parts = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in parts:
             for name, thing in module._held():
                 if is_parameter(thing) and not (remove_duplicate and id(thing) in seen):
                     seen.add(id(thing))
@@ -197,7 +211,7 @@ class Module:
             yield module
 
     def apply(self, function):
-        """Call `function` on every part and then on this module, for instance to initialise them; returns this module."""
+        """Call `function` on every part and then on this module, which is returned."""
         for child in self.children():
             child.apply(function)
         function(self)
@@ -219,23 +233,26 @@ class Module:
         return self.train(False)
 
     def register_buffer(self, name, value, persistent=True):
-        """Keep `value` as an attribute that is not trained but, where `persistent`, stands in the state_dict.
+        """Keep `value` as an attribute that is not trained; where `persistent`, state_dict holds it.
 
-        `value` is an array, a number, an object with `data` and `grad`, or None (kept for later, not yet in the state_dict).
-        Raises ValueError where the name is not a plain one, or is taken.
+        `value` is an array, a number, an object with `data` and `grad`, or None (kept for later, not
+        yet in the state_dict). Raises ValueError where the name is not a plain one, or is taken.
         """
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"register_buffer: a name is text without dots, got {name!r}")
         if hasattr(self, name) and name not in self._buffers:
-            raise ValueError(f"register_buffer: {type(self).__name__} already has an attribute {name!r}")
+            owner = type(self).__name__
+            raise ValueError(f"register_buffer: {owner} already has an attribute {name!r}")
         self._buffers = (*(other for other in self._buffers if other != name), name)
-        self._unsaved = (*(other for other in self._unsaved if other != name), *([] if persistent else [name]))
+        unsaved = [other for other in self._unsaved if other != name]
+        self._unsaved = (*unsaved, *([] if persistent else [name]))
         setattr(self, name, value)
 
     def named_buffers(self, prefix="", recurse=True, remove_duplicate=True):
-        """Yield (name, buffer) for the buffers of this module and all its parts; those that are None are left out."""
+        """Yield (name, buffer) for this module and all its parts; a buffer that is None is left out."""
         seen = set()
-        for path, module in self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]:
+        parts = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in parts:
             for name in module._buffers:
                 buffer = getattr(module, name, None)
                 if buffer is not None and not (remove_duplicate and id(buffer) in seen):
@@ -248,7 +265,7 @@ class Module:
             yield buffer
 
     def _state(self):
-        """Yield (name, owner, attribute) for every number or array that a state_dict holds: where it is kept."""
+        """Yield (name, owner, attribute): where each entry of the state_dict is kept."""
         for path, module in self.named_modules(remove_duplicate=False):
             for name, thing in module._held():
                 if is_parameter(thing):
@@ -256,33 +273,39 @@ class Module:
             for name in module._buffers:
                 buffer = getattr(module, name, None)
                 if buffer is not None and name not in module._unsaved:
-                    yield _join(path, name), *((buffer, "data") if hasattr(buffer, "grad") else (module, name))
+                    kept = (buffer, "data") if hasattr(buffer, "grad") else (module, name)
+                    yield _join(path, name), *kept
 
     def state_dict(self):
-        """A table from names to copies of all parameters and persistent buffers, in the order of the modules.
+        """A table from names to copies of all parameters and persistent buffers, module by module.
 
-        A parameter that is tied stands under each of its names. The copies are bare numbers and NumPy arrays.
+        A tied parameter stands under each of its names. The copies are bare numbers and arrays.
         """
         return {name: copy.copy(getattr(owner, attribute)) for name, owner, attribute in self._state()}
 
     def load_state_dict(self, state_dict, strict=True):
-        """Write the numbers of a state_dict into this module; returns the IncompatibleKeys, both empty where `strict`.
+        """Write the numbers of a state_dict into this module; returns the IncompatibleKeys.
 
-        Arrays are filled in place and keep their type. Raises TypeError where `state_dict` is not a table, and ValueError,
-        with every missing, unexpected and misshapen entry in one message, where it does not fit; nothing is changed then.
-        With `strict` False missing and unexpected entries are left alone.
+        Arrays are filled in place and keep their type. Raises TypeError where `state_dict` is not a
+        table, and ValueError, with every missing, unexpected and misshapen entry in one message,
+        where it does not fit; nothing is changed then. With `strict` False missing and unexpected
+        entries are left alone.
         """
         if not hasattr(state_dict, "keys"):
-            raise TypeError(f"load_state_dict: expected a table from names to numbers, got {type(state_dict).__name__}")
+            kind = type(state_dict).__name__
+            raise TypeError(f"load_state_dict: expected a table from names to numbers, got {kind}")
         places = {name: (owner, attribute) for name, owner, attribute in self._state()}
         missing = [name for name in places if name not in state_dict]
         unexpected = [name for name in state_dict if name not in places]
         shared = [name for name in places if name in state_dict]
-        misfits = filter(None, (_misfit(name, state_dict[name], getattr(*places[name])) for name in shared))
-        problems = {"missing": missing * strict, "unexpected": unexpected * strict, "misshapen": list(misfits)}
+        misfits = (_misfit(name, state_dict[name], getattr(*places[name])) for name in shared)
+        problems = {"misshapen": list(filter(None, misfits))}
+        if strict:
+            problems = {"missing": missing, "unexpected": unexpected, **problems}
         if any(problems.values()):
-            listed = "".join(f"\n  {kind}: {', '.join(map(str, names))}" for kind, names in problems.items() if names)
-            raise ValueError(f"load_state_dict: the state does not fit this {type(self).__name__}, nothing was changed{listed}")
+            lines = [f"{kind}: {', '.join(map(str, names))}" for kind, names in problems.items() if names]
+            head = f"the state does not fit this {type(self).__name__}, nothing was changed"
+            raise ValueError("\n  ".join([f"load_state_dict: {head}", *lines]))
         for name in shared:
             owner, attribute = places[name]
             old, new = getattr(owner, attribute), _as_numbers(state_dict[name])
@@ -301,13 +324,15 @@ class Module:
         children = [(name, repr(thing)) for name, thing in self._held() if isinstance(thing, Module)]
         if not children:
             return f"{type(self).__name__}({self.extra_repr()})"
-        lines = self.extra_repr().splitlines() + [f"({name}): {text}" for name, text in _folded(children)]
+        parts = [f"({name}): {text}" for name, text in _folded(children)]
+        lines = self.extra_repr().splitlines() + parts
         return f"{type(self).__name__}(\n" + textwrap.indent("\n".join(lines), "  ") + "\n)"
 
     def register_forward_hook(self, hook):
-        """Call ``hook(module, args, output)`` after each forward pass; what it returns, if not None, replaces the output.
+        """Call ``hook(module, args, output)`` after each forward pass.
 
-        Returns a handle, whose `remove()` ends it.
+        What the hook returns, if not None, replaces the output. Returns a handle, whose `remove()`
+        ends it.
         """
         self._forward_hooks = (*self._forward_hooks, hook)
         return HookHandle(self, hook)
@@ -316,7 +341,8 @@ class Module:
 def clear_gradient(parameter, set_to_none=True):
     """Forget a parameter's gradient: None, or zeros where `set_to_none` is False and there was one.
 
-    None says that no gradient has reached the parameter, which an optimiser treats otherwise than a gradient of zero.
+    None says that no gradient has reached the parameter, which an optimiser treats otherwise than
+    a gradient of zero.
     """
     if set_to_none or parameter.grad is None:
         parameter.grad = None
@@ -327,7 +353,7 @@ def clear_gradient(parameter, set_to_none=True):
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict` could not match: names that the state lacks, and names that the module lacks."""
+    """Names that `load_state_dict` could not match: those that the state, or the module, lacks."""
 
     missing_keys: list
     unexpected_keys: list
@@ -353,8 +379,11 @@ def _misfit(name, entry, wanted):
 
 
 def _folded(children):
-    """Fold runs of equal neighbours in a list, (name.0, text), (name.1, text), ..., into one (name.0-7, 8 x text)."""
-    for (stem, text), run in groupby(children, key=lambda child: (child[0].rpartition(".")[0], child[1])):
+    """Fold equal neighbours in a list, (name.0, text), ..., into one, (name.0-7, 8 x text)."""
+    def stem_and_text(child):
+        return child[0].rpartition(".")[0], child[1]
+
+    for (stem, text), run in groupby(children, key=stem_and_text):
         names = [name for name, _ in run]
         if len(names) > 1 and stem and names[0].rpartition(".")[2].isdigit():
             yield f"{names[0]}-{names[-1].rpartition('.')[2]}", f"{len(names)} x {text}"
@@ -370,7 +399,8 @@ class HookHandle:
 
     def remove(self):
         """Take the hook away; a second time does nothing."""
-        self.module._forward_hooks = tuple(hook for hook in self.module._forward_hooks if hook is not self.hook)
+        others = (hook for hook in self.module._forward_hooks if hook is not self.hook)
+        self.module._forward_hooks = tuple(others)
 
 
 _BENDS = {  # on a Value, on numbers, and the gain that suits it
@@ -383,14 +413,16 @@ _BENDS = {  # on a Value, on numbers, and the gain that suits it
 class Neuron(Module):
     """One neuron: activation(w . x + b), with `inputs` weights and a bias, all of them Values.
 
-    `activation` is "tanh", "relu" or "linear". The weights are normal with standard deviation gain / sqrt(inputs); the
-    gain is 1, for "relu" the square root of 2, unless given. The bias is 0. `rng` is a NumPy generator or a seed.
-    Raises ValueError for another activation, and when called with another number of inputs.
+    `activation` is "tanh", "relu" or "linear". The weights are normal with standard deviation
+    gain / sqrt(inputs); the gain is 1, for "relu" the square root of 2, unless given. The bias is
+    0. `rng` is a NumPy generator or a seed. Raises ValueError for another activation, and when
+    called with another number of inputs.
     """
 
     def __init__(self, inputs, activation="tanh", *, rng, gain=None):
         if activation not in _BENDS:
-            raise ValueError(f"Neuron: activation is one of {', '.join(_BENDS)}, got {activation!r}")
+            known = ", ".join(_BENDS)
+            raise ValueError(f"Neuron: activation is one of {known}, got {activation!r}")
         gain = _BENDS[activation][2] if gain is None else gain
         draws = np.random.default_rng(rng).standard_normal(inputs) * gain / max(inputs, 1) ** 0.5
         self.weights = [Value(w) for w in draws.tolist()]
@@ -404,8 +436,9 @@ class Neuron(Module):
         return _BENDS[self.activation][0](sum(map(mul, self.weights, x), self.bias))
 
     def evaluate(self, x):
-        """The same for a list of bare numbers, or of arrays that hold one input of many examples; builds no graph."""
-        return _BENDS[self.activation][1](sum((w.data * v for w, v in zip(self.weights, x, strict=True)), self.bias.data))
+        """The same on bare numbers, or on arrays that hold one input of many examples: no graph."""
+        terms = (w.data * v for w, v in zip(self.weights, x, strict=True))
+        return _BENDS[self.activation][1](sum(terms, self.bias.data))
 
     def extra_repr(self):
         """The number of inputs and the activation."""
@@ -413,7 +446,10 @@ class Neuron(Module):
 
 
 class Layer(Module):
-    """A fully connected layer: `outputs` neurons that see the same `inputs`. The other arguments are those of Neuron."""
+    """A fully connected layer: `outputs` neurons that see the same `inputs`.
+
+    The other arguments are those of Neuron.
+    """
 
     def __init__(self, inputs, outputs, activation="tanh", *, rng, gain=None):
         rng = np.random.default_rng(rng)
@@ -429,25 +465,27 @@ class Layer(Module):
 
 
 class MLP(Module):
-    """A multi-layer perceptron: `inputs` numbers, then one Layer for each of `widths`; the last one is linear.
+    """A multi-layer perceptron: one Layer for each of `widths`, the last one linear.
 
-    ``MLP(2, [8, 8, 1], rng=0)`` has two hidden layers of 8 neurons and one output. The other arguments are those of
-    Neuron. Rumelhart, Hinton and Williams (1986), Learning representations by back-propagating errors.
+    ``MLP(2, [8, 8, 1], rng=0)`` has two hidden layers of 8 neurons and one output. The other
+    arguments are those of Neuron. Rumelhart, Hinton and Williams (1986), Learning representations
+    by back-propagating errors.
     """
 
     def __init__(self, inputs, widths, activation="tanh", *, rng, gain=None):
         rng = np.random.default_rng(rng)
         sizes, bends = [inputs, *widths], [activation] * (len(widths) - 1) + ["linear"]
-        self.layers = [Layer(*sizes[i : i + 2], bends[i], rng=rng, gain=gain) for i in range(len(widths))]
+        shapes = zip(sizes, widths, bends, strict=False)
+        self.layers = [Layer(*shape, rng=rng, gain=gain) for shape in shapes]
 
     def forward(self, x):
-        """The scores of one example, a list of `inputs` numbers: a Value, or a list of them where there are several."""
+        """The scores of one example, a list of `inputs` numbers: a Value, or a list of several."""
         for layer in self.layers:
             x = layer(x)
         return x[0] if len(x) == 1 else x
 
     def evaluate(self, x):
-        """The scores of many examples x (N, inputs) at once, (N,) or (N, outputs), on bare numbers: builds no graph."""
+        """The scores (N,) or (N, outputs) of many examples x (N, inputs), without a graph."""
         columns = list(np.asarray(x, dtype=float).T)
         for layer in self.layers:
             columns = layer.evaluate(columns)
@@ -455,17 +493,19 @@ class MLP(Module):
 
 
 def _matched(name, scores, targets):
-    """The targets as a list; raises ValueError where their number is not that of the scores, or is zero."""
+    """The targets as a list, as many as scores and at least one; raises ValueError otherwise."""
     targets = targets.tolist() if isinstance(targets, np.ndarray) else list(targets)
     if len(scores) != len(targets) or not targets:
-        raise ValueError(f"{name}: {len(scores)} scores and {len(targets)} targets; as many of each, and at least one")
+        counts = f"{len(scores)} scores and {len(targets)} targets"
+        raise ValueError(f"{name}: {counts}; as many of each, and at least one")
     return targets
 
 
 def squared_error(scores, targets):
     """Mean squared error: the average of (score - target)^2, a Value.
 
-    `scores` is a list of N Values, `targets` N numbers. Raises ValueError where the lengths differ or are zero.
+    `scores` is a list of N Values, `targets` N numbers. Raises ValueError where the lengths
+    differ or are zero.
     """
     targets = _matched("squared_error", scores, targets)
     return sum((s - t) ** 2 for s, t in zip(scores, targets, strict=True)) / len(targets)
@@ -490,10 +530,12 @@ def _softplus(z):
 
 
 def binary_cross_entropy(logits, targets):
-    """Mean binary cross-entropy from logits: the average of ln(1 + e^z) - y z, a Value. Stable for any z.
+    """Mean binary cross-entropy from logits: the average of ln(1 + e^z) - y z, a Value. Stable
+    for any z.
 
-    `logits` is a list of N Values, `targets` N probabilities of class 1, mostly the classes 0 and 1 themselves. Raises
-    ValueError for a target outside [0, 1], and where the lengths differ or are zero.
+    `logits` is a list of N Values, `targets` N probabilities of class 1, mostly the classes 0 and
+    1 themselves. Raises ValueError for a target outside [0, 1], and where the lengths differ or
+    are zero.
     """
     targets = _matched("binary_cross_entropy", logits, targets)
     outside = [t for t in targets if not 0 <= t <= 1]
@@ -506,12 +548,13 @@ _NOT_NEGATIVE = ("lr", "momentum", "weight_decay", "eps")
 
 
 class Optimizer:
-    """What all optimisers share; a subclass adds `step`. Structure and semantics are those of ``torch.optim.Optimizer``.
+    """What all optimisers share; a subclass adds `step`. ``torch.optim.Optimizer`` is the model.
 
-    `params` is an iterable of parameters, or of tables {"params": parameters, setting: value, ...} for groups with
-    settings of their own; `defaults` holds the settings of the others. A parameter is anything with `data`, a number
-    or an array, and `grad`, that compares and hashes by identity. Raises TypeError where something is not one, and
-    ValueError where there are none, where one is given twice, and for a negative setting.
+    `params` is an iterable of parameters, or of tables {"params": parameters, setting: value,
+    ...} for groups with settings of their own; `defaults` holds the settings of the others. A
+    parameter is anything with `data`, a number or an array, and `grad`, that compares and hashes
+    by identity. Raises TypeError where something is not one, and ValueError where there are none,
+    where one is given twice, and for a negative setting.
     """
 
     def __init__(self, params, defaults):
@@ -541,7 +584,7 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(map(str, groups))})"
 
     def add_param_group(self, group):
-        """Add a table {"params": parameters, setting: value, ...}; settings that it lacks come from the defaults."""
+        """Add a table {"params": parameters, setting: value, ...}, completed from the defaults."""
         name = type(self).__name__
         if not isinstance(group, dict) or "params" not in group:
             raise TypeError(f"{name}: a parameter group is a table with an entry 'params', got {group!r}")
@@ -560,7 +603,7 @@ class Optimizer:
         self.param_groups.append(group)
 
     def state_dict(self):
-        """A copy of all settings and of what is remembered, parameters named by their position: {"state", "param_groups"}."""
+        """A copy of all settings and memories: {"state", "param_groups"}, parameters by position."""
         parameters = [p for group in self.param_groups for p in group["params"]]
         position = {id(p): i for i, p in enumerate(parameters)}
         groups = [
@@ -572,13 +615,17 @@ class Optimizer:
         return {"state": remembered, "param_groups": groups}
 
     def load_state_dict(self, state_dict):
-        """Take over settings and memory from a `state_dict` of an optimiser whose groups hold as many parameters.
+        """Take over settings and memories from the state_dict of an optimiser with groups as large.
 
         Raises ValueError where the groups differ; nothing is changed then.
         """
-        saved, ours = ([len(group["params"]) for group in groups] for groups in (state_dict["param_groups"], self.param_groups))
+        saved, ours = (
+            [len(group["params"]) for group in groups]
+            for groups in (state_dict["param_groups"], self.param_groups)
+        )
         if saved != ours:
-            raise ValueError(f"load_state_dict: the state has groups of {saved} parameters, this {type(self).__name__} of {ours}")
+            name = type(self).__name__
+            raise ValueError(f"load_state_dict: the state has groups of {saved} parameters, this {name} of {ours}")
         parameters = {}
         for group, other in zip(self.param_groups, state_dict["param_groups"], strict=True):
             parameters.update(zip(other["params"], group["params"], strict=True))
@@ -589,16 +636,19 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum and weight decay, PyTorch's rule; numbers and arrays alike.
+    """Stochastic gradient descent with momentum and weight decay, PyTorch's rule.
 
-    With g the gradient plus weight_decay times the parameter: the velocity is g on the first step, then momentum times
-    itself plus (1 - dampening) g; the parameter moves by -lr times g, or the velocity where momentum is not 0, or
-    g plus momentum times the velocity where `nesterov`. Parameters whose gradient is None are left alone.
-    Raises ValueError for a negative setting, and for `nesterov` without momentum or with dampening.
-    Polyak (1964); Sutskever, Martens, Dahl and Hinton (2013), On the importance of initialization and momentum.
+    With g the gradient plus weight_decay times the parameter: the velocity is g on the first
+    step, then momentum times itself plus (1 - dampening) g; the parameter moves by -lr times g,
+    or the velocity where momentum is not 0, or g plus momentum times the velocity where
+    `nesterov`. Parameters whose gradient is None are left alone. Raises ValueError for a negative
+    setting, and for `nesterov` without momentum or with dampening. Polyak (1964); Sutskever,
+    Martens, Dahl and Hinton (2013), On the importance of initialization and momentum.
     """
 
-    def __init__(self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
+    def __init__(
+        self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False
+    ):
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("SGD: nesterov needs a momentum above 0 and a dampening of 0")
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening,
@@ -607,7 +657,7 @@ class SGD(Optimizer):
     def step(self):
         """Move every parameter that has a gradient by one step."""
         for group in self.param_groups:
-            lr, decay = float(group["lr"]), float(group["weight_decay"])      # floats do not widen an array's type
+            lr, decay = float(group["lr"]), float(group["weight_decay"])  # keep an array's type
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -625,14 +675,14 @@ class SGD(Optimizer):
             velocity = copy.copy(g)
         else:
             velocity = memory["momentum_buffer"]
-            velocity *= momentum                         # in place for an array, a new number for a float
+            velocity *= momentum  # in place for an array, a new number for a float
             velocity += (1 - float(group["dampening"])) * g
         memory["momentum_buffer"] = velocity
         return g + momentum * velocity if group["nesterov"] else velocity
 
 
 def minibatches(n, size, rng):
-    """Yield arrays of indices that together hold 0 to n - 1 once each, in random order; the last one may be shorter.
+    """Yield arrays of `size` indices, the last one shorter, that share out 0 to n - 1 at random.
 
     `rng` is a NumPy generator or a seed. Raises ValueError where `size` is below 1.
     """
@@ -644,17 +694,19 @@ def minibatches(n, size, rng):
 
 
 def record_activations(model, inputs, of):
-    """Call `model` on each of `inputs` and return what its parts of class `of` put out: {name: array (N, ...)}.
+    """What the parts of class `of` put out when `model` is called on `inputs`: {name: (N, ...)}.
 
-    For a scalar network `inputs` are N examples; for one of tensors, batches, whose outputs are joined along the first
-    axis. `of` is a class or a tuple of classes. The parts are watched through forward hooks, which are then removed.
+    For a scalar network `inputs` are N examples; for one of tensors, batches, whose outputs are
+    joined along the first axis. `of` is a class or a tuple of classes. The parts are watched
+    through forward hooks, which are then removed.
     """
     heard = {name: [] for name, module in model.named_modules() if isinstance(module, of)}
 
     def listener(name):
         return lambda module, args, output: heard[name].append(_as_batch(output))
 
-    handles = [part.register_forward_hook(listener(name)) for name, part in model.named_modules() if name in heard]
+    parts = [(name, part) for name, part in model.named_modules() if name in heard]
+    handles = [part.register_forward_hook(listener(name)) for name, part in parts]
     try:
         for example in inputs:
             model(example)
@@ -665,14 +717,14 @@ def record_activations(model, inputs, of):
 
 
 def _as_batch(output):
-    """What a module put out, as an array whose first axis counts examples; a list of Values is one example."""
+    """An output as an array whose first axis counts examples; a list of Values is one example."""
     if isinstance(output, list | tuple):
         output = [data_of(value) for value in output]
     return np.atleast_2d(np.array(data_of(output)))
 
 
 class ActivationStatistics(NamedTuple):
-    """Mean, standard deviation, share of dead units, and share of saturated outputs, of one layer's activations."""
+    """Mean, standard deviation, share of dead units and of saturated outputs of one layer."""
 
     mean: float
     std: float
@@ -681,7 +733,7 @@ class ActivationStatistics(NamedTuple):
 
 
 def dead_units(activations, unit_axis=-1):
-    """The share of units, 0 to 1, that put out 0 for every example: through such a ReLU no gradient passes.
+    """The share of units that put out 0 for every example: such a ReLU passes no gradient on.
 
     `activations` is (N, ...) with the units along `unit_axis`, for pictures (N, C, H, W) axis 1.
     """
@@ -691,25 +743,30 @@ def dead_units(activations, unit_axis=-1):
 
 
 def activation_statistics(activations, unit_axis=-1, limit=0.97):
-    """The ActivationStatistics of one layer's outputs (N, ...); saturated are those beyond `limit` in absolute value.
+    """The ActivationStatistics of one layer's outputs (N, ...).
 
-    For tanh, whose slope at an output of 0.97 is 0.06; of a ReLU look at the dead units instead, see `dead_units`.
+    Saturated are those beyond `limit` in absolute value. This is meant for tanh, whose slope at
+    an output of 0.97 is 0.06; of a ReLU look at the dead units instead, see `dead_units`.
     """
     activations = np.asarray(activations)
-    return ActivationStatistics(float(activations.mean()), float(activations.std()), dead_units(activations, unit_axis),
-                                float(np.mean(np.abs(activations) > limit)))
+    mean, std = float(activations.mean()), float(activations.std())
+    saturated = float(np.mean(np.abs(activations) > limit))
+    return ActivationStatistics(mean, std, dead_units(activations, unit_axis), saturated)
 
 
 def activation_histogram(activations, bins=40, limits=(-1.0, 1.0)):
-    """How the outputs of a layer are spread: the centres of `bins` equal intervals between `limits`, and the share of
-    outputs in each. Both (bins,); outputs outside the limits count in the outermost intervals."""
+    """How the outputs of a layer are spread over `bins` equal intervals between `limits`.
+
+    Returns the centres of the intervals and the share of outputs in each, both (bins,). What
+    lies outside the limits counts in the outermost intervals.
+    """
     inside = np.clip(np.ravel(activations), *limits)
     counts, edges = np.histogram(inside, bins, limits)
     return (edges[1:] + edges[:-1]) / 2, counts / max(inside.size, 1)
 
 
 def _grouped(named, depth):
-    """Join numbers and arrays whose names begin with the same `depth` parts into one flat array each."""
+    """One flat array for all numbers and arrays whose names begin with the same `depth` parts."""
     groups = defaultdict(list)
     for name, numbers in named:
         groups[".".join(name.split(".")[:depth])].append(np.ravel(numbers))
@@ -717,21 +774,26 @@ def _grouped(named, depth):
 
 
 def gradient_norms(model, depth=None):
-    """The length of the gradient for each parameter, or each group of names that share their first `depth` parts.
+    """The length of the gradient of each parameter: a table {name: float}.
 
-    A table {name: float}; a parameter that no gradient has reached counts as zeros.
+    With `depth`, names that share their first `depth` parts are taken together. A parameter that
+    no gradient has reached counts as zeros.
     """
-    gradients = [(name, np.zeros_like(p.data) if p.grad is None else data_of(p.grad)) for name, p in model.named_parameters()]
+    def gradient(p):
+        return np.zeros_like(p.data) if p.grad is None else data_of(p.grad)
+
+    gradients = [(name, gradient(p)) for name, p in model.named_parameters()]
     return {name: float(np.linalg.norm(g)) for name, g in _grouped(gradients, depth).items()}
 
 
 def update_to_data_ratio(before, after, depth=None):
-    """How far numbers moved between two state_dicts, as a share of their length: |after - before| / |before|.
+    """How far numbers moved between two state_dicts: |after - before| / |before|.
 
-    A table {name: float}, grouped like `gradient_norms`; infinite where zeros have moved, 0 where nothing has.
-    Around 1e-3 per step is usual in large networks; small ones stand more.
+    A table {name: float}, grouped like `gradient_norms`; infinite where zeros have moved, 0 where
+    nothing has. Around 1e-3 per step is usual in large networks; small ones stand more.
     """
     old, new = _grouped(before.items(), depth), _grouped(after.items(), depth)
     moved = {name: float(np.linalg.norm(new[name] - old[name])) for name in old}
     sizes = {name: float(np.linalg.norm(old[name])) for name in old}
-    return {name: move / sizes[name] if sizes[name] else float("inf") if move else 0.0 for name, move in moved.items()}
+    never = {name: float("inf") if moved[name] else 0.0 for name in old}  # where there was nothing
+    return {name: moved[name] / sizes[name] if sizes[name] else never[name] for name in old}
