@@ -220,12 +220,14 @@ def test_all_misfits_stand_in_one_message_and_nothing_changes():
     net = Net()
     before = net.state_dict()
     state = {**before, "scale": [1.0, 2.0], "extra": 1.0, "stem.bias": "text", "heads.left.weight": np.ones((3, 1)),
-             "blocks.0.bias": np.full(3, 7.0), "other": 2.0, "blocks.0.weight": np.ones((3, 3), complex)}
+             "blocks.0.bias": np.full(3, 7.0), "other": 2.0, "blocks.0.weight": np.ones((3, 3), complex),
+             "stem.weight": [[1.0], [2.0, 3.0]]}
     del state["tied.weight"], state["blocks.1.0.count"]
     with pytest.raises(ValueError, match="load_state_dict") as caught:
         net.load_state_dict(state)
     for words in ("missing: blocks.1.0.count, tied.weight", "unexpected: extra, other", "scale has shape (2,), expected ()",
-                  "heads.left.weight has shape (3, 1), expected (1, 3)", "stem.bias is a str", "blocks.0.weight is a ndarray"):
+                  "heads.left.weight has shape (3, 1), expected (1, 3)", "stem.bias is a str", "blocks.0.weight is a ndarray",
+                  "stem.weight is a list and not numbers"):
         assert words in str(caught.value)
     after = net.state_dict()
     assert all(np.array_equal(after[name], value) for name, value in before.items())
