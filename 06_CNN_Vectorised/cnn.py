@@ -21,7 +21,7 @@ from shared.tensor_mlp import (
     kaiming_uniform_,
     uniform_,
 )
-from shared.threads import parallel_for
+from shared.threads import hold_blas, parallel_for
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -368,6 +368,7 @@ def _tile_gradients(g, x, weight, windows, wanted):
 
 def _convolution(x, weight, windows, bias=None):
     """The convolution of pictures (N, H, W, C), by the cheaper of the two ways."""
+    hold_blas()
     way = _convolve_tiles if _tiles_pay(weight, windows, x.dtype) else _convolve
     return way(x, weight, windows, bias)
 
@@ -535,7 +536,7 @@ def _max_pool2d(x, *, windows):
             for i, j in places[1:]:
                 np.maximum(best, _tap(x[part], i, j, windows), out=best)
 
-    parallel_for(some, len(x), _least(each))
+    parallel_for(some, len(x), _least(each, 16))
 
     def pullback(g):
         g, dx = _nhwc(g), np.zeros_like(x)
@@ -549,7 +550,7 @@ def _max_pool2d(x, *, windows):
                     left = left - claimed
                 _tap(dx[part], *places[-1], windows)[...] += left
 
-        parallel_for(some, len(x), _least(each))
+        parallel_for(some, len(x), _least(each, 16))
         return _nchw(_cropped(dx, windows.padding))
 
     return _nchw(y), pullback
@@ -588,7 +589,7 @@ def _avg_pool2d(x, *, windows, count_include_pad):
                 y[part] += _tap(x[part], i, j, windows)
             y[part] *= share
 
-    parallel_for(some, len(x), _least(x[:1].nbytes))
+    parallel_for(some, len(x), _least(x[:1].nbytes, 16))
 
     def pullback(g):
         g, dx = _nhwc(g) * share, np.zeros_like(x)
@@ -780,7 +781,7 @@ def _in_pieces(work, rows):
         for first in range(start, max(stop, start + 1), _piece(rows)):
             work(slice(first, min(first + _piece(rows), stop)))
 
-    parallel_for(some, len(rows), 1 + _least(rows.shape[1]) // 16)
+    parallel_for(some, len(rows), 1 + _least(rows.shape[1]) // 100)
 
 
 def _tiled(rows, *vectors):
@@ -935,7 +936,9 @@ class BatchNorm2d(Module):
 
     def extra_repr(self):
         """The settings, as PyTorch prints them."""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.weight is not None}"
+        affine = self.weight is not None
+        return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={affine}, bias={affine}, "
+                f"track_running_stats={self.track_running_stats}")
 
 
 class BatchNorm1d(BatchNorm2d):

@@ -688,6 +688,13 @@ def test_a_convolution_is_printed_as_by_pytorch(arguments):
     assert repr(Conv2d(*arguments[0], **arguments[1])) == repr(torch.nn.Conv2d(*arguments[0], **arguments[1]))
 
 
+@pytest.mark.parametrize("arguments", [
+    {}, {"momentum": None, "affine": False}, {"eps": 1e-12, "track_running_stats": False}], ids=str)
+@pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d"])
+def test_batch_norm_is_printed_as_by_pytorch(name, arguments):
+    assert repr(getattr(cnn, name)(8, **arguments)) == repr(getattr(torch.nn, name)(8, **arguments))
+
+
 def everything(lib, sequential, relu, linear):
     """A network with every layer of the chapter, of either library."""
     return sequential(

@@ -164,6 +164,26 @@ print(thread_count(), sorted(seen))
     assert python(code, COURSE_THREADS=chosen) == f"{expected} {[12 // expected] * expected}"
 
 
+@pytest.mark.parametrize(("count", "expected"), [("2", "2 2 1 1"), ("1", "2 2 2 2")])
+def test_the_first_convolution_holds_blas_to_one_thread_where_several_share_the_work(count, expected):
+    pytest.importorskip("threadpoolctl", reason="without it everything runs in one thread")
+    code = """
+import numpy as np
+from threadpoolctl import threadpool_info
+from shared import cnn, threads
+def blas():
+    return max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+found = [blas()]
+threads.parallel_for(lambda start, stop: None, 2)
+found.append(blas())
+cnn.conv2d(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))
+found.append(blas())
+threads.parallel_for(lambda start, stop: None, 2)
+print(*found, blas())
+"""
+    assert python(code, COURSE_THREADS=count, OPENBLAS_NUM_THREADS="2", MKL_NUM_THREADS="2") == expected
+
+
 STEP = """
 import sys
 if {blocked}:

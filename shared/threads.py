@@ -16,7 +16,7 @@ try:
 except ImportError:
     ThreadpoolController = None
 
-__all__ = ["parallel_for", "thread_count"]
+__all__ = ["hold_blas", "parallel_for", "thread_count"]
 
 _turn = threading.Lock()  # held while the workers are busy: one operation at a time shares its work
 
@@ -35,6 +35,18 @@ def _workers():
     """The waiting threads, and what sets the number of BLAS's threads."""
     blas = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
     return ThreadPoolExecutor(thread_count() - 1, "course"), blas
+
+
+@cache
+def hold_blas():
+    """From now on BLAS computes in the thread that calls it, where there are several threads to share the work out to.
+
+    BLAS's own threads spin for a while after each product, in case there is another, on the very cores that the workers
+    want. What lives on `parallel_for`, like a network of convolutions, calls this once and is rid of them.
+    """
+    if thread_count() > 1:
+        for library in _workers()[1]:
+            library.set_num_threads(1)
 
 
 def _forget():
