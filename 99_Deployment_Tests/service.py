@@ -98,8 +98,13 @@ class AttentionWatch:
     def __init__(self, model):
         self.attentions, self.size = [block.attn for block in model.transformer.h], model.config.block_size
         self.memories, self.rows = [None] * len(self.attentions), [None] * len(self.attentions)
-        for number, attention in enumerate(self.attentions):
-            attention.c_attn.register_forward_hook(partial(self._heard, number))
+        self.handles = [attention.c_attn.register_forward_hook(partial(self._heard, number))
+                        for number, attention in enumerate(self.attentions)]
+
+    def close(self):
+        """Listen no longer. Model and watch hold each other until then, and with them the keys of a whole text."""
+        while self.handles:
+            self.handles.pop().remove()
 
     def _heard(self, number, module, args, qkv):
         attention, length = self.attentions[number], qkv.shape[1]
@@ -130,16 +135,25 @@ def written(stored, ids, tokens, *, temperature=1.0, top_k=None, top_p=None, see
             yield token
 
     new = generate(model, ids, tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stream=True)
-    for text in stored.tokenizer.decode_each(noted(new)):
-        p = token_probabilities(heard["logits"], temperature, top_k, top_p)
-        likely = [int(i) for i in np.argsort(-p, kind="stable")[:5] if p[i] > 0]
-        token = {"event": "token", "text": text, "probability": round(float(p[drawn[-1]]), 4),
-                 "likely": [[stored.tokenizer.decode([i]), round(float(p[i]), 4)] for i in likely]}
+    try:
+        for text in stored.tokenizer.decode_each(noted(new)):
+            p = token_probabilities(heard["logits"], temperature, top_k, top_p)
+            likely = [int(i) for i in np.argsort(-p, kind="stable")[:5] if p[i] > 0]
+            token = {"event": "token", "text": text, "probability": round(float(p[drawn[-1]]), 4),
+                     "likely": [[stored.tokenizer.decode([i]), round(float(p[i]), 4)] for i in likely]}
+            if watch:
+                token["attention"] = looked_back(watch.rows, count + len(drawn) - 1, mean=attention == "mean")
+            yield token
+    finally:
         if watch:
-            rows = np.stack(watch.rows)  # (blocks, heads, tokens in the context)
-            shares = np.rint(1000 * (rows.mean((0, 1)) if attention == "mean" else rows)).astype(int)
-            token["attention"] = {"first": count + len(drawn) - 1 - rows.shape[-1], "thousandths": shares.tolist()}
-        yield token
+            watch.close()
+
+
+def looked_back(rows, count, mean):
+    """Rows of attention, one (heads, tokens in the context) for each block, as the API sends them; `count` tokens came before."""
+    shares = np.stack(rows)
+    shown = np.rint(1000 * (shares.mean((0, 1)) if mean else shares)).astype(int)
+    return {"first": count - shares.shape[-1], "thousandths": shown.tolist()}
 
 
 def packed(values, largest=None):
@@ -255,8 +269,8 @@ class State(BaseModel):
 
 
 def problem(status, text, headers=None):
-    """A refusal as JSON; what cannot be written as UTF-8 is replaced."""
-    return JSONResponse({"detail": str(text).encode(errors="replace").decode()}, status, headers)
+    """A refusal as JSON."""
+    return JSONResponse({"detail": text}, status, headers)
 
 
 PROBLEMS = {

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import functools
+import gc
 import hashlib
 import http.client
 import io
@@ -15,6 +16,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 import zlib
 from html.parser import HTMLParser
 
@@ -199,6 +201,28 @@ def test_writers_do_not_disturb_one_another():
     turns = zip(*(written(stored, ids, 12, seed=1, attention="mean") for ids in prompts), strict=True)
     assert [list(one) for one in zip(*turns, strict=True)] == alone
     assert not any(module._forward_hooks for module in stored.model.modules())
+
+
+def test_a_text_leaves_nothing_behind(monkeypatch):
+    """What listened is freed with the text, finished or broken off, without the garbage collector."""
+    stored, watches = load_model("shakespeare_small"), []
+
+    class Seen(AttentionWatch):
+        def __init__(self, model):
+            super().__init__(model)
+            watches.append(weakref.ref(self))
+
+    monkeypatch.setattr(service, "AttentionWatch", Seen)
+    gc.disable()
+    try:
+        list(written(stored, np.array([1, 2]), 3, attention="all"))
+        broken_off = written(stored, np.array([1, 2]), 3, attention="all")
+        next(broken_off)
+        assert [watch() is None for watch in watches] == [True, False]
+        del broken_off
+        assert [watch() is None for watch in watches] == [True, True]
+    finally:
+        gc.enable()
 
 
 def test_models_health_and_readiness(client):

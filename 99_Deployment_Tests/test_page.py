@@ -1,0 +1,285 @@
+"""The page in a real browser: a 7 is drawn and read, by pointer and by keyboard; a picture; a text; widths, schemes, focus."""
+
+import base64
+import io
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+for package in ("PIL", "fastapi", "uvicorn", "playwright"):
+    pytest.importorskip(package, reason=f"needs {package}: pip install -e '.[test]'")
+service = pytest.importorskip("shared.service")
+load = pytest.importorskip("shared.benchmarks.service")
+Image = pytest.importorskip("PIL.Image")
+browsing = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+PATIENCE = 180_000  # milliseconds, on a busy machine
+
+browsing.expect.set_options(timeout=PATIENCE)
+chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+expect = browsing.expect
+
+
+@pytest.fixture(scope="module")
+def origin():
+    with load.running_service("--seconds", 600, "--model", "shakespeare_small") as (_, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsing.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, origin):
+    """A function that opens the page; afterwards no error must stand in the console, and no request have left the origin."""
+    contexts, said, asked = [], [], []
+
+    def open_page(width=1200, **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        contexts.append(context)
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(origin)
+        page.said = said
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert asked and all(url.startswith((f"{origin}/", "data:")) for url in asked), asked
+
+
+def draw(page, *points):
+    """Draw a line through points, on paper of 280 x 280, with the pointer."""
+    page.locator("#paper").scroll_into_view_if_needed()
+    box = page.locator("#paper").bounding_box()
+    place = [(box["x"] + x * box["width"] / 280, box["y"] + y * box["height"] / 280) for x, y in points]
+    page.mouse.move(*place[0])
+    page.mouse.down()
+    for x, y in place[1:]:
+        page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+
+
+SEVEN = (75, 60), (140, 58), (205, 62), (170, 140), (140, 230)
+
+
+def pixels(page, selector):
+    """The pixels of a canvas, (H, W, 4)."""
+    address = page.locator(selector).evaluate("canvas => canvas.toDataURL()")
+    return np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGBA"))
+
+
+@chromium
+def test_a_seven_that_is_drawn_is_read(opened):
+    page = opened()
+    expect(page.locator("#digit-status")).to_have_text("Nothing drawn yet.")
+    blank = {layer: pixels(page, f"[data-layer='{layer}']") for layer in (0, 2, 4)}
+    draw(page, *SEVEN)
+    expect(page.locator("#digit-status")).to_have_text(re.compile(r"^Read as 7, \d+\.\d %\.$"))
+    expect(page.locator("#digit-answer")).to_have_text("7")
+    shares = [float(text.split()[0]) for text in page.locator("#digit-bars .value").all_inner_texts()]
+    assert len(shares) == 10 and np.argmax(shares) == 7 and sum(shares) == pytest.approx(100, abs=0.6)
+    lengths = page.locator("#digit-bars .bar").evaluate_all("bars => bars.map(b => b.style.transform)")
+    assert [float(length[7:-1]) for length in lengths] == pytest.approx([share / 100 for share in shares], abs=1e-3)
+    for layer, before in blank.items():
+        after = pixels(page, f"[data-layer='{layer}']")
+        assert after.shape == before.shape and (after != before).any(), layer
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#digit-status")).to_have_text("Nothing drawn yet.")
+    assert np.array_equal(pixels(page, "[data-layer='0']"), blank[0])
+
+
+@chromium
+def test_a_seven_is_drawn_with_the_keyboard(opened):
+    page = opened()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.id") == "paper":
+            break
+    page.keyboard.press("Delete")  # clears, and needs nothing to be there
+    for key in ["ArrowLeft"] * 8 + ["ArrowUp"] * 10 + [" "] + ["ArrowRight"] * 16:
+        page.keyboard.press(key)
+    page.keyboard.down("ArrowDown")
+    for _ in range(9):  # with both held down the pen goes slantwise
+        page.keyboard.down("ArrowLeft")
+    page.keyboard.up("ArrowLeft")
+    for _ in range(11):
+        page.keyboard.down("ArrowDown")
+    page.keyboard.up("ArrowDown")
+    page.keyboard.press(" ")
+    expect(page.locator("#digit-status")).to_have_text(re.compile("^Read as 7, "))
+    page.keyboard.press("Control+z")
+    expect(page.locator("#digit-status")).to_have_text("Nothing drawn yet.")
+
+
+@chromium
+def test_a_picture_is_looked_at(opened, tmp_path):
+    page, taken = opened(), re.compile(r"^It takes this for: [a-z]+, \d+\.\d %\.$")
+    page.get_by_role("button", name="Take a painted ship").click()
+    expect(page.locator("#photo-status")).to_have_text(taken)
+    seen, salient = pixels(page, "#small"), pixels(page, "#salient")
+    assert seen.shape == (32, 32, 4) and (seen[2, 16, :3] > 120).all() and seen[30, 16, 2] > seen[30, 16, 0]  # sky, and sea
+    orange = (salient[..., 0].astype(int) - salient[..., 2]) > 120
+    assert orange.any() and not orange.all()
+    (tmp_path / "grey.png").write_bytes(load.png(np.full((700, 900, 3), 128, np.uint8)))
+    with page.expect_response("**/api/photo"):
+        page.set_input_files("#file", tmp_path / "grey.png")
+    expect(page.locator("#photo-status")).to_have_text(taken)
+    assert (pixels(page, "#small")[..., :3] == 128).all()
+    (tmp_path / "text.png").write_text("To be or not to be")
+    page.set_input_files("#file", tmp_path / "text.png")
+    expect(page.locator("#photo-status")).to_have_text("text.png cannot be read as a picture.")
+
+
+@chromium
+def test_a_text_is_written_and_looked_into(opened):
+    page = opened()
+    page.fill("#prompt", "JULIET:\n")
+    for slider in ("#temperature", "#tokens"):
+        page.focus(slider)
+        page.keyboard.press("Home")
+    expect(page.locator("#temperature-shown")).to_have_text("0, always the likeliest")
+    texts = []
+    for _ in range(2):
+        page.get_by_role("button", name="Write").click()
+        expect(page.locator("#writer-status")).to_have_text("Writing…")
+        expect(page.locator("#writer-status")).to_have_text("Done, 20 characters.")
+        texts.append(page.locator("#text").evaluate("e => e.textContent"))
+    assert texts[0] == texts[1] and texts[0].startswith("JULIET:\n") and len(texts[0]) == 28
+
+    shares = "spans => spans.map(s => s.style.getPropertyValue('--share'))"
+    page.locator("#text span").nth(12).hover()
+    expect(page.locator("#chosen")).to_have_text(re.compile(r"drawn with probability 100\.0 %.*looked most, \d+\.\d %"))
+    marked = page.locator("#text span").evaluate_all(shares)
+    assert max(map(float, marked[:12])) == 1 and set(marked[12:]) == {""}  # nothing that came later was seen
+    page.select_option("#block", "0")
+    page.select_option("#head", "2")
+    assert page.locator("#text span").evaluate_all(shares) != marked
+    page.focus("#text")
+    page.keyboard.press("ArrowLeft")
+    assert "chosen" in page.locator("#text span").nth(11).get_attribute("class")
+    page.keyboard.press("Home")
+    expect(page.locator("#chosen")).to_have_text(re.compile("^J: part of the beginning"))
+
+
+@chromium
+def test_writing_can_be_stopped(opened):
+    page = opened()
+    page.focus("#tokens")
+    page.keyboard.press("End")
+    page.get_by_role("button", name="Write").click()
+    page.locator("#text span").nth(10).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#writer-status")).to_have_text("Stopped.")
+    assert page.locator("#text span").count() < 600
+    expect(page.get_by_role("button", name="Write")).to_be_enabled()
+
+
+@chromium
+def test_what_goes_wrong_is_said(opened):
+    page = opened()
+    page.fill("#prompt", "Où")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("#writer-status")).to_have_text(re.compile("'ù' at position 1"))
+    page.context.set_offline(True)
+    draw(page, *SEVEN)
+    expect(page.locator("#digit-status")).to_have_text("The service does not answer. Is it still running?")
+    assert "problem" in page.locator("#digit-status").get_attribute("class")
+    assert all(text.startswith("Failed to load resource") for text in page.said)  # the browser's own words for both
+    page.said.clear()
+
+
+@chromium
+@pytest.mark.parametrize("width", [320, 360, 800])
+def test_nothing_is_wider_than_the_window(opened, width):
+    page = opened(width, has_touch=True)
+    page.fill("#prompt", "W" * 300)
+    page.focus("#tokens")
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("#writer-status")).to_have_text("Done, 20 characters.")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    boxes = page.locator("button, input:not([type=file]), select, textarea, canvas").evaluate_all(
+        "all => all.map(e => [e.id, e.getBoundingClientRect().left, e.getBoundingClientRect().right])")
+    assert len(boxes) > 15 and all(left >= 0 and right <= width for _, left, right in boxes), boxes
+
+
+@chromium
+def test_everything_is_reached_with_the_tab_key_and_the_focus_is_seen(opened):
+    page, reached = opened(), {}
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(
+            "() => { const e = document.activeElement, s = getComputedStyle(e.id === 'file' ? e.nextElementSibling : e);"
+            " return [e.id || e.textContent, s.outlineStyle !== 'none' && parseFloat(s.outlineWidth)]; }")
+        reached[name] = outline
+    assert {"Read a digit", "paper", "file", "painted", "prompt", "temperature", "top-k", "tokens", "write", "text", "block",
+            "head"} <= set(reached)
+    assert all(outline >= 2 for name, outline in reached.items() if name and name in reached and len(name) < 30), reached
+
+
+@chromium
+def test_wishes_of_the_system_are_followed(opened):
+    page = opened(color_scheme="dark", reduced_motion="reduce")
+    red, green, blue = map(int, re.findall(r"\d+", page.evaluate("() => getComputedStyle(document.body).backgroundColor"))[:3])
+    assert max(red, green, blue) < 40
+    assert page.locator("#digit-bars .bar").first.evaluate("e => getComputedStyle(e).transitionDuration") in ("0s", "none")
+    page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+    assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 248)"
+    assert page.locator("#digit-bars .bar").first.evaluate("e => getComputedStyle(e).transitionDuration") == "0.15s"
+
+
+# ---- contrast, by the colours that the page defines; no browser is needed ----
+
+
+def luminance(colour):
+    """The relative luminance of a colour, three numbers from 0 to 255 (WCAG 2.2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(colour) / 255]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+def contrast(one, other):
+    """The contrast of two colours, from 1 to 21."""
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def colours(block):
+    """The colours that a block of styles defines: name to three numbers."""
+    found = re.findall(r"--([\w-]+): #([0-9a-f]{6})", block)
+    return {name: [int(value[i : i + 2], 16) for i in (0, 2, 4)] for name, value in found}
+
+
+def test_contrast_is_measured_rightly():
+    assert contrast([0, 0, 0], [255, 255, 255]) == pytest.approx(21)
+    assert contrast([119, 119, 119], [255, 255, 255]) == pytest.approx(4.48, abs=0.01)  # the well-known grey that just fails
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_is_enough_for_weak_eyes(scheme):
+    """WCAG 2.2, level AA: 4.5 for text, 3 for the edges of controls."""
+    light, dark = re.findall(r":root \{(.*?)\}", service.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    block = {"light": light, "dark": dark}[scheme]
+    of = colours(block)
+    for text, ground in [("text", "ground"), ("text", "surface"), ("quiet", "ground"), ("quiet", "surface"), ("blue", "ground"),
+                         ("blue", "surface"), ("on-blue", "blue"), ("error", "ground")]:
+        assert contrast(of[text], of[ground]) >= 4.5, (text, ground)
+    assert contrast(of["control"], of["ground"]) >= 3 and contrast(of["control"], of["surface"]) >= 3
+    orange = [int(c) for c in re.search(r"--orange: (\d+) (\d+) (\d+)", block).groups()]
+    share = float(re.search(r"--shade: ([\d.]+)", block)[1])
+    shaded = share * np.array(orange) + (1 - share) * np.array(of["surface"])
+    assert contrast(of["text"], shaded) >= 4.5  # a character that the model looks at most
