@@ -284,6 +284,16 @@ def test_regression_and_binary_losses_equal_pytorch_and_their_twins(reduction):
             np.testing.assert_allclose(x.grad, u.grad, rtol=1e-8)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_loss_modules_equal_those_of_pytorch(reduction):
+    z, t, classes = numbers(0, 5, 3), np.random.default_rng(1).uniform(size=(5, 3)), np.array([0, 2, 1, 1, 2])
+    for name, target, options in (("MSELoss", t, {}), ("BCEWithLogitsLoss", t, {}), ("CrossEntropyLoss", classes, {}),
+                                  ("CrossEntropyLoss", classes, {"ignore_index": 1, "label_smoothing": 0.2})):
+        ours = getattr(nn, name)(reduction=reduction, **options)(Tensor(z), target)
+        theirs = getattr(torch.nn, name)(reduction=reduction, **options)(torch.tensor(z), torch.tensor(target))
+        agree(ours.data, theirs)
+
+
 def test_activation_modules_equal_pytorch():
     x = numbers(0, 50, dtype=np.float32)
     for ours, theirs in ((nn.ReLU(), torch.nn.ReLU()), (nn.LeakyReLU(0.2), torch.nn.LeakyReLU(0.2)),
@@ -292,6 +302,10 @@ def test_activation_modules_equal_pytorch():
         agree(ours(Tensor(x)).data, theirs(torch.tensor(x)), rtol=1e-5, atol=1e-6)
     for name in ("relu", "tanh", "sigmoid", "gelu", "leaky_relu"):
         agree(getattr(functional, name)(Tensor(x)).data, getattr(F, name)(torch.tensor(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_shows_its_probability():
+    assert "p=0.3" in repr(Dropout(0.3))
 
 
 def test_dropout_keeps_the_mean_drops_the_share_and_rests_in_evaluation():
@@ -356,6 +370,13 @@ def test_initialisations_have_the_spread_of_pytorch(name, shape):
     assert abs(ours.data.mean()) < 0.02 * ours.data.std()
     if "uniform" in name:
         assert np.abs(ours.data).max() == pytest.approx(theirs.abs().max().item(), rel=0.01)
+
+
+def test_a_tensor_is_filled_with_one_number_and_keeps_its_type():
+    for name, arguments, expected in (("constant_", (2.5,), 2.5), ("zeros_", (), 0.0), ("ones_", (), 1.0)):
+        tensor = Tensor(np.full((2, 3), 7.0, np.float32))
+        assert getattr(nn.init, name)(tensor, *arguments) is tensor and tensor.dtype == np.float32
+        np.testing.assert_array_equal(tensor.data, np.full((2, 3), expected))
 
 
 def test_gains_are_those_of_pytorch():
@@ -462,6 +483,20 @@ def test_a_step_of_adam_needs_no_array_of_the_size_of_the_model():
         assert peak < p.data.nbytes / 10
 
 
+def test_parameters_of_any_size_and_order_move_as_they_would_alone():
+    """They share one piece of working memory, which grows where a larger one follows."""
+    sizes = (3, 500, 20)
+    together, alone = [[Parameter(numbers(i, n)) for i, n in enumerate(sizes)] for _ in range(2)]
+    optimizers = [Adam(together, lr=0.1), *(Adam([p], lr=0.1) for p in alone)]
+    for _ in range(3):
+        for p in (*together, *alone):
+            p.grad = np.sin(p.data)
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
 def test_optimisers_take_columns_and_numbers_and_refuse_nonsense():
     p = Parameter(np.ones((3, 4), np.float32))
     p.data, q = np.ones((4, 3), np.float32).T, Parameter(np.float32(1))
@@ -517,6 +552,7 @@ def test_a_cycle_ends_and_a_schedule_goes_on_where_it_stood():
         mlp.OneCycleLR(optimizer, 0.1)
     with pytest.raises(ValueError, match="momentum"):
         mlp.OneCycleLR(SGD([Parameter([1.0])]), 0.1, total_steps=5)
+    assert mlp.OneCycleLR(Adam([Parameter([1.0])]), 0.1, epochs=5, steps_per_epoch=4).total_steps == 20
     scheduler = mlp.OneCycleLR(optimizer, 0.1, total_steps=5)
     for _ in range(5):
         scheduler.step()
@@ -610,6 +646,10 @@ def test_shifted_pictures_are_the_same_pictures_elsewhere():
     (lambda: linear(np.zeros((4, 3)), np.zeros((5, 3)), np.zeros(3)), ValueError, r"bias \(3,\)"),
     (lambda: Linear(0, 3), ValueError, "at least 1"),
     (lambda: gelu(np.zeros(3), approximate="erf"), ValueError, "erf"),
+    (lambda: dropout(np.zeros(3), 1.5), ValueError, "from 0 to 1, got 1.5"),
+    (lambda: mlp.kaiming_normal_(Tensor(np.zeros((2, 3))), mode="fan_both"), ValueError, "fan_both"),
+    (lambda: mlp.LRScheduler(Adam([Parameter([1.0])])), NotImplementedError, "LRScheduler: it has no method rate"),
+    (lambda: mlp.SequentialLR(Adam([Parameter([1.0])]), [None] * 2, [3, 5]), ValueError, "2 schedulers need 1 milestones"),
 ])
 def test_bad_input_is_explained(call, error, words):
     with pytest.raises(error, match=words):
@@ -865,6 +905,14 @@ def test_the_loop_refuses_what_cannot_be_trained_on():
         trainer.restore_best()
     with pytest.raises(ValueError, match="no batches"):
         mlp.lr_range_test(trainer.model, trainer.optimizer, [])
+
+
+def test_a_schedule_by_epochs_moves_once_an_epoch():
+    trainer, train, _ = new_run()
+    trainer.scheduler, trainer.schedule = mlp.StepLR(trainer.optimizer, 1, gamma=0.5), "epoch"
+    start = trainer.optimizer.param_groups[0]["lr"]
+    trainer.fit(train, epochs=3)
+    assert [record["lr"] for record in trainer.history.epochs] == pytest.approx([start, start / 2, start / 4])
 
 
 def test_progress_callbacks_and_clipping_are_called():
