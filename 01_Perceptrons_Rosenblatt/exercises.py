@@ -53,6 +53,14 @@ STEP = Exercise(
             "a score of 0 must count as a mistake: from zero weights, this never begins to learn",
             lambda w, x, t: rule(w, x, t, mistake=lambda t, s: t * s < 0),
         ),
+        Mistake(
+            "a score of 0 must count as a mistake for both targets; here it passes for the target +1",
+            lambda w, x, t: rule(w, x, t, mistake=lambda t, s: (1 if s >= 0 else -1) != t),
+        ),
+        Mistake(
+            "a score of 0 must count as a mistake for both targets; here it passes for the target -1",
+            lambda w, x, t: rule(w, x, t, mistake=lambda t, s: (1 if s > 0 else -1) != t),
+        ),
         Mistake("the step goes the wrong way: towards t * x, not away from it",
                 lambda w, x, t: rule(w, x, -t, lambda t, s: t * s >= 0)),
         Mistake("the target is missing from the step: a negative example must be subtracted",
@@ -74,8 +82,10 @@ PREDICT = Exercise(
     mistakes=[
         Mistake("the weights are right; count every update, those of all passes", (0, -3, 1, 4)),
         Mistake("these are the weights after the first pass; go on until a whole pass is without mistake", (-1, -2, -1, 3)),
-        Mistake("these are the weights after the second pass, which still made a mistake", (0, -2, 0, 4)),
-        Mistake("without the bias: it changes by t at every update, together with the weights", (-1, -2, 0, 4)),
+        Mistake("these are the weights after the second pass; in the third, (1, 0) has the score 0, and a tie is a mistake",
+                (0, -2, 0, 4)),
+        Mistake("without the bias: it changes by t at every update, together with the weights", (1, -3, 0, 8)),
+        Mistake("without the tie: a score of 0 is a mistake, at the start too", (0, 0, 0, 0)),
     ],
 )
 
@@ -114,6 +124,8 @@ BOUND = Exercise(
                 lambda X, t, w: np.max(np.sum(X * X, axis=1)) / np.mean(t * (X @ w) / np.linalg.norm(w)) ** 2),
         Mistake("R is the length of the longest row, not of the whole table",
                 lambda X, t, w: np.sum(X * X) / np.min(t * (X @ w) / np.linalg.norm(w)) ** 2),
+        Mistake("R is the length of the longest row, not its largest entry",
+                lambda X, t, w: np.max(X * X) / np.min(t * (X @ w) / np.linalg.norm(w)) ** 2),
         Mistake("the targets are missing: a negative row on its own side has a positive distance",
                 lambda X, t, w: np.max(np.sum(X * X, axis=1)) / np.min((X @ w) / np.linalg.norm(w)) ** 2),
     ],
@@ -161,6 +173,13 @@ def counted_first(X, t, epochs):
     return w - u / seen
 
 
+def started_at_one(X, t, epochs):
+    """`seen` begins at 1, so that it counts one example too many all along."""
+    T = epochs * len(X)
+    w, mean = list(visits(X, t, epochs))[-1][1], averaged_weights(X, t, epochs)
+    return w - (T * (w - mean) + w) / (T + 1)
+
+
 AVERAGE = Exercise(
     "01.4",
     "find the bug",
@@ -173,6 +192,7 @@ AVERAGE = Exercise(
         Mistake("this is still the function with the bug: it averages over mistakes, not over examples", mistakes_counted),
         Mistake("off by one: this is the mean of the weights before each example; let seen go up after the update",
                 counted_first),
+        Mistake("seen begins at 0: nothing has been seen before the first example", started_at_one),
         Mistake("these are the last weights, not their mean", lambda X, t, epochs: list(visits(X, t, epochs))[-1][1]),
         Mistake("this is the mean of the weights at the end of each pass; the mean is over every example",
                 lambda X, t, epochs: np.mean([after for _, after, _ in visits(X, t, epochs)][len(X) - 1 :: len(X)], axis=0)),
@@ -205,6 +225,8 @@ DELTA = Exercise(
                 lambda w, X, t, lr, decay: delta(w, X, t, lr * len(X), decay / len(X))),
         Mistake("the brake has the wrong sign: it pushes the weights away from zero",
                 lambda w, X, t, lr, decay: delta(w, X, t, lr, -decay)),
+        Mistake("the 2 of the square cancels against the 2 below the mean",
+                lambda w, X, t, lr, decay: delta(w, X, t, 2 * lr, decay / 2)),
         Mistake("the brake is missing",
                 lambda w, X, t, lr, decay: delta(w, X, t, lr, 0)),
         Mistake("the step climbs: go against the gradient",

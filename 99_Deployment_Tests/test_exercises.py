@@ -103,6 +103,27 @@ def test_plain_values_are_compared_and_diagnosed():
     assert grade(number, 0).passed is False
 
 
+def test_a_plain_value_is_never_given_away():
+    """A reader who guesses wrong is told where to look, not what to write."""
+    number = Exercise("77.6", "a number", 1, 2, "to predict", expected=3 / 14)
+    pair = Exercise("77.7", "two numbers", 1, 2, "to predict", expected=(-3, 7))
+    for exercise, guess in ((number, 5), (number, 0.21), (number, "x"), (pair, (-3, 8)), (pair, (1, 2, 3)), (pair, 0)):
+        verdict = grade(exercise, guess)
+        assert verdict.passed is False
+        assert "0.214" not in verdict.message and "7" not in verdict.message
+    assert "close" in grade(number, 0.21).message
+    assert "number 2 of the 2" in grade(pair, (-3, 8)).message
+
+
+def test_an_answer_that_returns_nothing_in_some_cases_has_been_attempted():
+    exercise = Exercise(
+        "77.8", "a sign", 1, 2, "to branch", expected=np.sign, cases=lambda rng: [(-1.0,), (2.0,)], mistakes=[]
+    )
+    verdict = grade(exercise, lambda x: 1.0 if x > 0 else None)
+    assert verdict.passed is False and "returns nothing" in verdict.message
+    assert grade(exercise, lambda x: None).passed is None
+
+
 def test_a_judge_decides_open_experiments():
     exercise = Exercise(
         "77.4", "a target", 3, 30, "to experiment", judge=lambda answer: None if answer > 0.9 else "below 90 %"

@@ -60,6 +60,7 @@ def classification(request):
 # ---- splitting and measuring ----
 
 
+@settings(deadline=None)
 @given(
     n=st.integers(4, 60),
     size=st.one_of(st.floats(0.05, 0.7), st.integers(1, 3)),
@@ -76,7 +77,7 @@ def test_split_is_the_one_of_scikit_learn(n, size, seed, shuffle):
 
 
 @given(counts=st.lists(st.integers(2, 15), min_size=2, max_size=5), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_stratified_split_is_the_one_of_scikit_learn(counts, seed):
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     size = max(len(counts), len(y) // 3)
@@ -89,6 +90,11 @@ def test_stratified_split_is_the_one_of_scikit_learn(counts, seed):
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_split_takes_a_fraction_of_any_float_type():
+    for size in (0.25, np.float32(0.25), np.float64(0.25), np.int64(2)):
+        assert [len(part) for part in ours.train_test_split(np.arange(8), test_size=size, random_state=0)] == [6, 2]
 
 
 def test_split_keeps_tables_and_rows_together():
@@ -147,6 +153,13 @@ def test_measures_refuse_what_would_broadcast(measure):
         measure([1, 2, 3], [[1], [2], [3]])
     with pytest.raises(ValueError, match="empty"):
         measure([], [])
+
+
+def test_measures_of_bytes_and_booleans_do_not_wrap_around():
+    true, guess = np.array([10, 200, 3], np.uint8), np.array([200, 10, 5], np.uint8)
+    assert ours.root_mean_squared_error(true, guess) == pytest.approx(ours.root_mean_squared_error(true.tolist(), guess.tolist()))
+    assert ours.r2_score(true, guess) == pytest.approx(metrics.r2_score(true, guess))
+    assert ours.r2_score(true > 5, guess > 5) == pytest.approx(metrics.r2_score(true > 5, guess > 5))
 
 
 def test_r2_needs_two_values():
@@ -520,6 +533,12 @@ def test_pca(classification, M, wide):
         np.testing.assert_allclose(known, X, atol=1e-9)
 
 
+def test_pca_takes_a_whole_number_of_any_type(classification):
+    X = classification[0]
+    for M in (2.0, np.int64(2)):
+        np.testing.assert_array_equal(ours.PCA(M).fit(X).components_, ours.PCA(2).fit(X).components_)
+
+
 # ---- the numbers that the notebook stores ----
 
 
@@ -590,8 +609,11 @@ BAD_X = [
     (X_GOOD[None], r"X must be a matrix \(N, D\), got shape \(1, 12, 3\)"),
     (np.empty((0, 3)), r"X is empty, its shape is \(0, 3\)"),
     (np.empty((12, 0)), r"X is empty, its shape is \(12, 0\)"),
-    ([["a", "b"]] * 12, "X must be a matrix .* of numbers"),
-    ([[1.0, 2.0], [3.0]] * 6, "X must be a matrix .* of numbers"),
+    ([["a", "b"]] * 12, "X must be a matrix .* of real numbers: got dtype <U1"),
+    ([["1", "2"]] * 12, "X must be a matrix .* of real numbers: got dtype <U1"),
+    ([[1.0, 2.0], [3.0]] * 6, "X must be a matrix .* of real numbers"),
+    (X_GOOD + 1j, "X must be a matrix .* of real numbers: got dtype complex128"),
+    (np.full((12, 3), {}), "X must be a matrix .* of real numbers"),
 ]
 BAD_Y = [
     (Y_GOOD[:-1], r"for each of the 12 rows of X, got shape \(11,\)"),
@@ -621,11 +643,35 @@ def test_fit_refuses_bad_targets(model, y, words):
         (np.full(12, 7), "at least two classes, it holds only .*7"),
         (Y_GOOD[:, None], r"one label for each of the 12 rows of X, got shape \(12, 1\)"),
         (Y_GOOD + 0.5, "class labels, but it holds .* fractions"),
+        (np.where(Y_GOOD, "a", None), "numbers or strings as labels, and nothing missing"),
+        (Y_GOOD + 1j, "numbers or strings as labels"),
     ],
 )
 def test_classifiers_refuse_bad_labels(model, y, words):
     with pytest.raises(ValueError, match=rf"{model.__name__}\.fit: y must .*{words}"):
         model().fit(X_GOOD, y)
+
+
+@pytest.mark.parametrize(
+    "y", [["b", "a", "b", "c"], np.array(["b", "a", "b", "c"], object), [2, -1, 2, 7.0], [True, False, True, True]]
+)
+def test_labels_become_sorted_classes_and_their_places(y):
+    classes, index = ours.as_classes(y, 4, "here")
+    assert list(classes) == sorted(set(y))
+    assert [classes[i] for i in index] == list(y)
+
+
+@pytest.mark.parametrize("X", [[[1, 2], [3, 4]], np.array([[1, 2], [3, 4]], np.uint8), np.array([[1, 2], [3, 4]], object)])
+def test_whatever_holds_numbers_becomes_a_matrix_of_float64(X):
+    matrix = ours.as_matrix(X, "here")
+    assert matrix.dtype == np.float64
+    np.testing.assert_array_equal(matrix, [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_perceptron_and_traditional_models_share_one_pair_of_checks():
+    from shared import perceptron
+
+    assert perceptron.as_matrix is ours.as_matrix and perceptron.as_classes is ours.as_classes
 
 
 @pytest.mark.parametrize("model", ALL)
@@ -671,6 +717,8 @@ def test_nothing_works_before_fit(model, name):
         (ours.Ridge(-1), "alpha must be 0 or more, got -1"),
         (ours.LogisticRegression(0), "C must be positive, got 0"),
         (ours.LogisticRegression(solver="lbfgs"), "solver must be"),
+        (ours.LogisticRegression(solver="gd", max_iter=0), "lr must be positive and max_iter at least 1"),
+        (ours.LogisticRegression(solver="gd", lr=-1), "lr must be positive and max_iter at least 1"),
         (ours.KNeighborsClassifier(13), "n_neighbors=13, but X has only 12 rows"),
         (ours.KNeighborsClassifier(0), "n_neighbors must be at least 1, got 0"),
         (ours.KNeighborsClassifier(weights="age"), "weights: 'uniform' or 'distance'"),

@@ -88,7 +88,10 @@ def is_stub(value):
 
 
 def outcome(exercise, answer, case):
-    """What is observed when `answer` meets a private copy of `case`: ("gave", value) or ("raised", the exception)."""
+    """What is observed when `answer` meets a private copy of `case`, in two words, such as ("gave", value).
+
+    The others are ("raised", the exception), ("changed", a complaint) and ("nothing", None).
+    """
     private = copy.deepcopy(case)
     try:
         value = exercise.observe(answer, *private) if exercise.cases else answer
@@ -97,7 +100,7 @@ def outcome(exercise, answer, case):
     except Exception as error:  # whatever the learner's code raises is reported to the learner
         return "raised", error
     if is_stub(value):
-        raise NotAttempted
+        return "nothing", None
     if exercise.cases and not same(private, case, 0, 0):
         return "changed", "it changes its arguments in place; work on a copy"
     return "gave", value
@@ -124,6 +127,8 @@ def agree(exercise, first, second):
     """Whether two outcomes are the same: equal values, or exceptions of one type."""
     if first[0] != second[0]:
         return False
+    if first[0] == "nothing":
+        return True
     if first[0] == "gave":
         return same(first[1], second[1], exercise.rtol, exercise.atol)
     return type(first[1]) is type(second[1])
@@ -135,6 +140,8 @@ def differs(got, wanted):
         return f"it raised {type(got[1]).__name__}: {got[1]}"
     if got[0] == "changed":
         return got[1]
+    if got[0] == "nothing":
+        return "in some cases it returns nothing (None); say what to return in every case"
     if wanted[0] != "gave":
         return f"it returned a value where {type(wanted[1]).__name__} was expected"
     got, wanted = got[1], wanted[1]
@@ -182,6 +189,8 @@ def compared(exercise, answer):
     cases = exercise.cases(np.random.default_rng(20)) if exercise.cases else [()]
     wanted = [outcome(exercise, exercise.expected, case) for case in cases]
     got = [outcome(exercise, answer, case) for case in cases]
+    if all(kind == "nothing" for kind, _ in got):
+        raise NotAttempted
     wrong = [pair for pair in zip(got, wanted, strict=True) if not agree(exercise, *pair)]
     if not wrong:
         return None
@@ -189,7 +198,17 @@ def compared(exercise, answer):
         typical = [outcome(exercise, mistake.answer, case) for case in cases]
         if all(agree(exercise, *pair) for pair in zip(got, typical, strict=True)):
             return mistake.diagnosis
-    return differs(*wrong[0])
+    return differs(*wrong[0]) if exercise.cases else misses(answer, exercise.expected)
+
+
+def misses(value, wanted):
+    """Say that a plain value is not the wanted one, without giving the wanted one away."""
+    if isinstance(wanted, tuple | list) and isinstance(value, tuple | list) and len(value) == len(wanted):
+        parts = [str(i + 1) for i, (v, w) in enumerate(zip(value, wanted, strict=True)) if not same(v, w, 1e-6, 1e-9)]
+        return f"{value!r} is not right yet; look at number {' and '.join(parts)} of the {len(wanted)}"
+    if isinstance(wanted, float) and same(value, wanted, 0.05, 0):
+        return f"{value!r} is close, but not close enough: give three digits, or a fraction"
+    return f"{value!r} is not right yet, and is not one of the usual mistakes; go through it once more"
 
 
 @cache
