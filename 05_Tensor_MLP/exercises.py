@@ -9,40 +9,46 @@ from shared.traditional_ml import LinearRegression, root_mean_squared_error, tra
 OBJECTIVES = (
     "derive and write the gradient of a layer and of a loss",
     "choose a beginning and predict what it does to the signal",
-    "derive an optimiser and find what is wrong with one",
+    "derive an optimiser, find what is wrong with one, and write a schedule",
     "regularise, and keep training apart from evaluation",
     "train on real data against a baseline",
 )
 
 
-# --- 05.1 The gradient of a layer -------------------------------------------------------------------------------------
+# --- 05.1 The gradient of a gated layer -------------------------------------------------------------------------------
 
 
-def linear_backward(x, weight, g):
-    """The gradients by input, weight and bias."""
-    return g @ weight, g.T @ x, g.sum(0)
+def gated_backward(x, W, V, g, *, inner=lambda a, s: a * s * (1 - s), gate=True, both=(1, 1), turned=False):
+    """The gradients by input and both weights; the options make the mistakes below."""
+    a, s = x @ W.T, 1 / (1 + np.exp(-x @ V.T))
+    da, db = g * s if gate else g, g * inner(a, s)
+    dW, dV = da.T @ x, db.T @ x
+    return both[0] * (da @ W) + both[1] * (db @ V), dW.T if turned else dW, dV.T if turned else dV
 
 
-LINEAR = Exercise(
+def wrong_gate(**options):
+    """The gated layer with a mistake."""
+    return lambda x, W, V, g: gated_backward(x, W, V, g, **options)
+
+
+GATED = Exercise(
     "05.1",
-    "the gradient of a layer",
+    "the gradient of a gated layer",
     2,
-    15,
+    20,
     OBJECTIVES[0],
-    expected=linear_backward,
+    expected=lambda x, W, V, g: gated_backward(x, W, V, g),
     cases=lambda rng: [
-        (rng.normal(size=(5, 3)), rng.normal(size=(4, 3)), rng.normal(size=(5, 4))),
-        (rng.normal(size=(2, 6)), rng.normal(size=(3, 6)), rng.normal(size=(2, 3))),
+        tuple(rng.normal(size=shape) for shape in ((n, d), (o, d), (o, d), (n, o))) for n, d, o in ((5, 3, 4), (2, 6, 3))
     ],
     mistakes=[
-        Mistake("dweight is transposed: it has the shape of weight, (O, D)",
-                lambda x, w, g: (g @ w, x.T @ g, g.sum(0))),
-        Mistake("dbias is not summed over the rows: the bias was broadcast, so its gradient is a sum",
-                lambda x, w, g: (g @ w, g.T @ x, g)),
-        Mistake("dbias is off by 1/N: g holds the mean already, sum over the rows", lambda x, w, g: (g @ w, g.T @ x, g.mean(0))),
-        Mistake("off by 1/N: g holds the mean already, do not divide again",
-                lambda x, w, g: (g @ w, g.T @ x / len(x), g.sum(0) / len(x))),
-        Mistake("dbias is summed over the wrong axis", lambda x, w, g: (g @ w, g.T @ x, g.sum(1))),
+        Mistake("dx lacks the path through the gate: x feeds both halves", wrong_gate(both=(1, 0))),
+        Mistake("dx lacks the path through W: x feeds both halves", wrong_gate(both=(0, 1))),
+        Mistake("the slope of the sigmoid, s (1 - s), is missing on the way to V", wrong_gate(inner=lambda a, s: a)),
+        Mistake("dV lacks the other half: by the product rule the gate's gradient is g times x W^T",
+                wrong_gate(inner=lambda a, s: s * (1 - s))),
+        Mistake("dW lacks the gate: what the gate holds back has no influence", wrong_gate(gate=False)),
+        Mistake("dW and dV are transposed: they have the shape of the weights, (O, D)", wrong_gate(turned=True)),
     ],
 )
 
@@ -118,6 +124,7 @@ PREDICT = Exercise(
         Mistake("that is the root of the mean square; the question is about the mean square itself", 0.5**6),
         Mistake("ReLU throws half of the mean square away, in each of the twelve layers", 1.0),
         Mistake("that is one layer; there are twelve", 0.5),
+        Mistake("that is eleven layers: the last one has its ReLU, too", 0.5**11),
         Mistake("the halves multiply, they do not add up", 0.5 / 12),
         Mistake("the signal shrinks: the factor is below 1", 2.0**12),
     ],
@@ -310,4 +317,4 @@ HOUSES = Exercise(
     ],
 )
 
-EXERCISES = [LINEAR, SMOOTHED, PREDICT, ADAM, SCHEDULE, DROPOUT, HOUSES]
+EXERCISES = [GATED, SMOOTHED, PREDICT, ADAM, SCHEDULE, DROPOUT, HOUSES]
