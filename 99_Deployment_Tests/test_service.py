@@ -544,7 +544,7 @@ def test_fuzzing_by_the_description_finds_no_server_error(client):
     for operation in (result.ok() for result in described.get_all_operations()):
         drawn = st.one_of([operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode])
 
-        @bounded(60)
+        @bounded(30)
         @given(drawn)
         def fuzz(case):
             seen.setdefault((case.method, case.path), set()).add(send(client, case))
@@ -580,7 +580,7 @@ def test_damaged_pictures_are_refused_or_read(client, seven, kind):
     Image.open(io.BytesIO(seven)).save(buffer, kind)
     whole = buffer.getvalue()
 
-    @bounded(40)
+    @bounded(25)
     @given(st.lists(st.tuples(st.integers(0, len(whole)), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4))
     def damage(cuts):
         body = whole
@@ -597,67 +597,72 @@ def test_damaged_pictures_are_refused_or_read(client, seven, kind):
 # ---- processes ----
 
 
+@pytest.fixture(scope="module")
+def two_workers():
+    """A service of two workers in processes of its own: (the supervisor, the port)."""
+    with load.running_service("--workers", 2, "--seconds", 600, "--model", "shakespeare_small") as running:
+        yield running
+
+
 @linux
-def test_a_worker_that_is_killed_comes_back_while_others_ask(seven):
-    with load.running_service("--workers", 2, "--seconds", 300, "--model", "shakespeare_small") as (supervisor, port):
-        before, stop, answered = set(load.workers(supervisor.pid)), threading.Event(), []
+def test_a_crowd_is_answered_without_an_error(two_workers):
+    """A short run of the load script; how fast, only the script itself says."""
+    supervisor, port = two_workers
+    results = load.crowd(port, clients=50, seconds=5)
+    assert all(load.resident(worker) > 10 for worker in load.workers(supervisor.pid))
+    answers = [answer for kind in load.MIX for answer in results.get(kind, [])]
+    assert len(answers) >= 50 and not [problem for _, problem in answers if problem]
 
-        def client():
-            while not stop.is_set():
-                try:
-                    answered.append(load.ask(port, "POST", "/api/digit", seven, "image/png", timeout=300)[0])
-                except (OSError, http.client.HTTPException):  # the request was in the worker that died
-                    answered.append(None)
 
-        threads = [threading.Thread(target=client) for _ in range(6)]
+@linux
+def test_a_worker_that_is_killed_comes_back_while_others_ask(two_workers, seven):
+    supervisor, port = two_workers
+    before, stop, answered = set(load.workers(supervisor.pid)), threading.Event(), []
+
+    def client():
+        while not stop.is_set():
+            try:
+                answered.append(load.ask(port, "POST", "/api/digit", seven, "image/png", timeout=300)[0])
+            except (OSError, http.client.HTTPException):  # the request was in the worker that died
+                answered.append(None)
+
+    threads = [threading.Thread(target=client) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: 200 in answered)
+        victim = min(before)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in load.workers(supervisor.pid) and len(load.workers(supervisor.pid)) == 2)
+        count = len(answered)
+        wait_for(lambda: answered[count:].count(200) >= 5)
+    finally:
+        stop.set()
         for thread in threads:
-            thread.start()
-        try:
-            wait_for(lambda: 200 in answered)
-            victim = min(before)
-            os.kill(victim, signal.SIGKILL)
-            wait_for(lambda: victim not in load.workers(supervisor.pid) and len(load.workers(supervisor.pid)) == 2)
-            count = len(answered)
-            wait_for(lambda: answered[count:].count(200) >= 5)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-        assert len(before) == 2 and set(answered) <= {200, 503, None}
-        assert answered.count(None) <= len(threads)  # at most one for each client
+            thread.join()
+    assert len(before) == 2 and set(answered) <= {200, 503, None}
+    assert answered.count(None) <= len(threads)  # at most one for each client
 
 
 @linux
-def test_a_stop_finishes_what_is_running():
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_stop_finishes_what_is_running(sent, code):
     with load.running_service("--seconds", 300, "--model", "shakespeare_small") as (supervisor, port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         connection.request("POST", "/api/generate", json.dumps({"tokens": 300, "seed": 1, "attention": "none"}), JSON)
         answer = connection.getresponse()
         got = [answer.readline() for _ in range(3)]
-        supervisor.send_signal(signal.SIGTERM)
+        supervisor.send_signal(sent)
         wait_for(lambda: not load.is_ready(port))  # no new ones are taken
         got += answer.readlines()
         connection.close()
         assert json.loads(got[-1]) == {"event": "end", "reason": "length"} and len(got) == 302
-        assert supervisor.wait(timeout=120) == 0
+        assert supervisor.wait(timeout=120) == code
 
 
 @linux
-def test_no_worker_outlives_its_supervisor_and_ctrl_c_is_an_interruption():
+def test_no_worker_outlives_its_supervisor():
     with load.running_service("--model", "shakespeare_small") as (supervisor, port):
         [worker] = load.workers(supervisor.pid)
         supervisor.kill()
         wait_for(lambda: not load.is_ready(port) and not os.path.exists(f"/proc/{worker}/maps"))
-    with load.running_service("--model", "shakespeare_small") as (supervisor, port):
-        supervisor.send_signal(signal.SIGINT)
-        assert supervisor.wait(timeout=120) == 130
-
-
-@linux
-def test_a_crowd_is_answered_without_an_error():
-    """A short run of the load script; how fast, only the script itself says."""
-    with load.running_service("--workers", 2, "--seconds", 600, "--model", "shakespeare_small") as (supervisor, port):
-        results = load.crowd(port, clients=50, seconds=5)
-        assert all(load.resident(worker) > 10 for worker in load.workers(supervisor.pid))
-    answers = [answer for kind in load.MIX for answer in results.get(kind, [])]
-    assert len(answers) >= 50 and not [problem for _, problem in answers if problem]

@@ -60,7 +60,7 @@ def is_ready(port):
         return False
 
 
-def ask(port, method, path, body=None, kind="application/json", timeout=60):
+def ask(port, method, path, body=None, kind="application/json", timeout=300):
     """One request on a connection of its own: (status, body)."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
