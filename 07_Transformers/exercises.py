@@ -284,6 +284,8 @@ COUNT = Exercise(
         Mistake("an RMS norm has a gain and no shift", TRAINED + (2 * BLOCKS + 1) * WIDTH),
         Mistake("there are no biases: neither in the linear layers nor in the norms", TRAINED + BLOCKS * 11 * WIDTH + WIDTH),
         Mistake("the feed-forward network is missing: two matrices of 4 C^2", TRAINED - BLOCKS * 8 * WIDTH**2),
+        Mistake("that is the count of section 11.2, with biases, a table of positions and a single table of letters",
+                BLOCKS * (12 * WIDTH**2 + 13 * WIDTH) + (LETTERS + PLACES + 2) * WIDTH),
     ],
 )
 

@@ -152,7 +152,10 @@ def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
     return scores.masked_fill(hidden & ~blind, -np.inf).masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
 
 
-_TILE = 1 << 15  # scores that are worked on at a time, so that several passes over them stay in the cache
+_TILE = 1 << 16  # scores that are worked on at a time, so that several passes over them stay in the cache
+
+
+_LEAST = 1 << 18  # numbers that are worth a thread of their own
 
 
 class _Attention:
@@ -178,7 +181,7 @@ class _Attention:
         ends = [min(r + rows, length) for r in range(0, length, rows)]
         self.bands = [(slice(end - min(rows, end - start), end), min(keys, end + offset) if causal else keys)
                       for start, end in zip(range(0, length, rows), ends, strict=True)]
-        self.least = max(1, 100_000 // max(some * each * length * keys, 1))  # groups that are worth a thread
+        self.least = max(1, _LEAST // max(some * each * length * keys, 1))  # groups that are worth a thread
         self.seeds = generator.integers(2**63, size=(len(self.groups), len(self.bands))) if dropout_p else None
         self.inverse = np.empty((batch, heads, length), q.dtype)
         self.tiles = [[None] * len(self.bands) for _ in self.groups]
@@ -478,12 +481,13 @@ class RotaryEmbedding(Module):
 
 def _normalise(x, n, r, eps, centred):
     """Write 1 / sqrt(mean square + eps) of each row of x (N, C), less its mean where `centred`, into r, and x times it into n."""
-    average = np.full(x.shape[1], 1 / x.shape[1], x.dtype)  # a mean is a product with these
-    np.subtract(x, (x @ average)[:, None] if centred else 0, out=n)
-    square = np.einsum("nc,nc->n", n, n)[:, None]
-    np.sqrt(square / x.shape[1] + eps, out=r)
-    np.reciprocal(r, out=r)
-    n *= r
+    if centred:
+        average = np.full(x.shape[1], 1 / x.shape[1], x.dtype)  # a mean is a product with these
+        x = np.subtract(x, (x @ average)[:, None], out=n)
+    np.divide(np.einsum("nc,nc->n", x, x)[:, None], x.shape[1], out=r)
+    r += eps
+    np.reciprocal(np.sqrt(r, out=r), out=r)
+    np.multiply(x, r, out=n)
 
 
 def _normalise_back(g, weight, n, r, dx, centred):
@@ -511,7 +515,7 @@ def _layer_norm(x, weight, bias, *, eps, centred):
         if bias is not None:
             y[part] += bias
 
-    parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
+    parallel_for(some, len(rows), least=1 + _LEAST // rows.shape[1])
 
     def pullback(g, wanted):
         g, dx, sums = g.reshape(rows.shape), np.empty_like(rows), []
@@ -523,7 +527,7 @@ def _layer_norm(x, weight, bias, *, eps, centred):
             sums.append((start, np.einsum("nc,nc->c", g[part], n[part]) if wanted[1] else None,
                          np.ones(stop - start, g.dtype) @ g[part] if wanted[2] else None))  # a sum, as a product
 
-        parallel_for(some, len(rows), least=1 + 40_000 // rows.shape[1])
+        parallel_for(some, len(rows), least=1 + _LEAST // rows.shape[1])
         _, dweight, dbias = zip(*sorted(sums, key=lambda s: s[0]), strict=True)
         return dx.reshape(x.shape), sum(dweight) if wanted[1] else None, sum(dbias) if wanted[2] else None
 

@@ -264,16 +264,21 @@ def test_packed_attention_equals_the_parts_apart():
 
 
 def test_two_threads_give_what_one_gives():
-    script = ("import numpy as np; from shared.tensor import Tensor\n"
-              "from shared.transformers import _packed_attention, layer_norm\n"
-              "x = Tensor(np.random.default_rng(0).standard_normal((6, 128, 192), np.float32), requires_grad=True)\n"
-              "y = _packed_attention(layer_norm(x, 192), heads=4, dropout_p=0.1, generator=np.random.default_rng(1))\n"
-              "y.backward(np.ones(y.shape)); print(float(np.abs(y.data).sum()), float(np.abs(x.grad).sum()))")
+    script = ("import numpy as np; from shared import threads, transformers\n"
+              "from shared.tensor import Tensor; pieces = []\n"
+              "def parallel_for(function, count, least):\n"
+              "    threads.parallel_for(lambda *piece: (function(*piece), pieces.append(piece)), count, least)\n"
+              "transformers.parallel_for = parallel_for\n"
+              "x = Tensor(np.random.default_rng(0).standard_normal((8, 384, 192), np.float32), requires_grad=True)\n"
+              "y = transformers._packed_attention(transformers.layer_norm(x, 192), heads=4, dropout_p=0.1,\n"
+              "                                   generator=np.random.default_rng(1))\n"
+              "y.backward(np.ones(y.shape)); print(float(np.abs(y.data).sum()), float(np.abs(x.grad).sum()), len(pieces))")
     found = []
     for threads in ("1", "2"):
         environment = {**os.environ, "COURSE_THREADS": threads, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         text = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
         found.append([float(word) for word in text.split()])
+    assert [found[0].pop(), found[1].pop()] == [4, 8]  # forward and backward, of both, were shared
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
