@@ -340,14 +340,25 @@ def test_the_picture_and_its_negative_give_the_same(digits):
         assert np.array_equal(digit_pixels(picture), digit_pixels(255 - picture))
 
 
-def test_a_drawn_digit_is_centred_and_twenty_pixels_long():
-    """A bar, three times as high as wide, far from the middle."""
+@pytest.mark.parametrize("lying", [False, True])
+def test_a_drawn_digit_is_centred_and_twenty_pixels_long(lying):
+    """A bar, three times as long as wide, far from the middle, upright or lying."""
     picture = np.full((300, 200, 3), 255, np.uint8)
     picture[30:180, 10:60] = 0
-    ink = digit_pixels(picture)[0, 0]
+    ink = digit_pixels(picture.transpose(1, 0, 2) if lying else picture)[0, 0]
+    ink = ink.T if lying else ink
     rows, columns = (np.flatnonzero((ink > 0.5).any(axis)) for axis in (1, 0))
     assert (len(rows), len(columns)) == (20, 7) and ink.max() == 1
     assert abs((ink.sum(1) @ np.arange(28)) / ink.sum() - 14) <= 0.5 and abs((ink.sum(0) @ np.arange(28)) / ink.sum() - 14) <= 0.5
+
+
+def test_the_thinnest_line_keeps_a_pixel():
+    picture = np.full((300, 300, 3), 255, np.uint8)
+    picture[20:280, 40] = 0  # 260 pixels long, one wide
+    ink = digit_pixels(picture)[0, 0]
+    assert (ink == 1).sum() == 20 and (ink > 0).any(0).sum() == 1
+    slanting = plots.pen_drawing([[(0.2, 0.2), (0.8, 0.7)]], width=3)
+    assert digit_pixels(slanting).max() == 1  # averaged over areas it is pale; the ink is made full again
 
 
 def test_the_centre_of_mass_counts_not_the_box():
