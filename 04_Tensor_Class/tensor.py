@@ -253,21 +253,6 @@ class Tensor:
             raise RuntimeError("retain_grad: this tensor does not require a gradient")
         self._node.keeps = True
 
-    @property
-    def shape(self):
-        """The sizes of the axes."""
-        return self.data.shape
-
-    @property
-    def ndim(self):
-        """The number of axes."""
-        return self.data.ndim
-
-    @property
-    def dtype(self):
-        """The type of the numbers, a NumPy dtype."""
-        return self.data.dtype
-
     def __repr__(self):
         text = np.array2string(self.data, precision=4, separator=", ", prefix="tensor(", threshold=200)
         notes = [] if self.dtype in (float32, int64, np.dtype("bool")) else [f"dtype={self.dtype}"]
@@ -436,6 +421,15 @@ class Tensor:
             result.requires_grad = True
             result.grad = None if self.grad is None else self.grad.copy()
         return result
+
+
+Tensor.shape = property(attrgetter("data.shape"), doc="The sizes of the axes.")
+
+
+Tensor.ndim = property(attrgetter("data.ndim"), doc="The number of axes.")
+
+
+Tensor.dtype = property(attrgetter("data.dtype"), doc="The type of the numbers, a NumPy dtype.")
 
 
 def _constant(x, name):
