@@ -486,3 +486,16 @@ def test_every_public_name_is_documented():
     missing = [name for name in engine.__all__ if callable(getattr(engine, name)) and not getattr(engine, name).__doc__]
     methods = [name for name, thing in vars(Tensor).items() if not name.startswith("_") and not getattr(thing, "__doc__", "")]
     assert (missing, [name for name in methods if name not in Tensor.__slots__]) == ([], [])
+
+
+def test_defaults_and_edges_that_mutants_found():
+    """Each line fails for one defect that the other tests of this file let pass; see `mutation.md`."""
+    made = [make(2) for make in (engine.zeros, engine.ones, engine.empty, engine.eye, engine.rand, engine.randn)]
+    assert not any(x.requires_grad for x in made)
+    with pytest.raises(ValueError, match="arange"):
+        engine.arange(1.0, 0.5)  # half a step in the wrong direction
+    assert [engine.tensor(3.0).flip(dim).item() for dim in (0, -1)] == [3.0, 3.0]
+    assert [part.shape for part in engine.zeros((2, 7)).split(3, dim=1)] == [(2, 3), (2, 3), (2, 1)]
+    constant = engine.tensor(np.full((2, 3), 4.0), requires_grad=True)
+    constant.std(1).sum().backward()
+    np.testing.assert_array_equal(constant.grad, np.zeros((2, 3)))

@@ -157,16 +157,16 @@ def started(commands):
             contestant.close()
 
 
-def contest(contestants, rounds, length, warm_up=5, parts=("",), tolerance=None):
+def contest(contestants, rounds, length, warm_up=5, parts=("",), tolerance=None, budget=20.0):
     """Measure contestants, a table of names, in turns, and the first one against each of the others.
 
     Returns a table {name: result}. A result has `parts`: a table with the median `seconds` of each step, the `value`
     that the last of the `warm_up` steps returned, such as a loss, and for all but the first contestant the `ratio`
     of the first one's time to its own: the median of the ratios pair by pair, with the 10th and 90th percentile. `ratio`
     of the result is the same for the geometric mean over the parts, `peak` the memory in MB, `reasons` why a part has no
-    figure. A run has as many steps as take `length` seconds, at least one; where a pair of runs takes above four seconds
-    there are at most five. Where a `tolerance` is given, values of the first contestant and of another that differ by
-    more, in proportion, are such a reason.
+    figure. A run has as many steps as take `length` seconds, at least one; there are `rounds` pairs of runs, or as many as
+    take `budget` seconds, at least one. Where a `tolerance` is given, values of the first contestant and of another that
+    differ by more, in proportion, are such a reason.
     """
     found, steps = {}, {}
     for name, contestant in contestants.items():
@@ -179,7 +179,7 @@ def contest(contestants, rounds, length, warm_up=5, parts=("",), tolerance=None)
         for part, reason in found[first]["reasons"].items():
             found[name]["reasons"].setdefault(part, f"{first}: {reason}")
         try:
-            _pairs(contestants, (first, name), found, steps, common, rounds)
+            _pairs(contestants, (first, name), found, steps, common, rounds, budget)
         except Failed as failure:
             found[name]["reasons"][", ".join(common)] = str(failure)
     return found
@@ -208,12 +208,12 @@ def _compare_values(expected, result, tolerance):
             result["reasons"][part] = f"gives {value:.6g}, ours {wanted:.6g}"
 
 
-def _pairs(contestants, names, found, steps, parts, rounds):
+def _pairs(contestants, names, found, steps, parts, rounds, budget):
     """Let two contestants run in turns, beginning with another one each time, and note what came out."""
     if not parts:
         return
     run_seconds = sum(found[name]["parts"][part]["seconds"] * steps[name][part] for name in names for part in parts)
-    runs = np.empty((min(rounds, 5) if run_seconds > 4 else rounds, len(parts), 2, 3))
+    runs = np.empty((max(1, min(rounds, int(budget / run_seconds))), len(parts), 2, 3))
     for i in range(len(runs)):
         for j, part in enumerate(parts):
             for k in (0, 1) if i % 2 == 0 else (1, 0):

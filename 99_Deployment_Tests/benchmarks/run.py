@@ -61,8 +61,8 @@ WORKLOADS = {
     "operations-1000": operations(1_000),
     "operations-1000000": operations(1_000_000),
     "mlp": Workload("05 MLP, training step", "tensor_mlp.py", ("--engine", "{}"), RIVALS[:3], warm_up=20),
-    "mnist": Workload("06 MNIST network, training step", "cnn.py", ("--engine", "mnist", "{}"), RIVALS[:3]),
-    "cifar": Workload("06 CIFAR network, training step", "cnn.py", ("--engine", "cifar", "{}"), RIVALS[:3], warm_up=3),
+    "mnist": Workload("06 MNIST network, training step", "cnn.py", ("--engine", "mnist", "{}"), RIVALS[:3], warm_up=2),
+    "cifar": Workload("06 CIFAR network, training step", "cnn.py", ("--engine", "cifar", "{}"), RIVALS[:3], warm_up=1),
     "inference": Workload("06 CIFAR network, inference", "cnn.py", ("--engine", "inference", "{}"), RIVALS[:1], ("500 pictures",),
                           warm_up=2, tolerance=None),  # equal up to ties between classes
     "gpt": Workload("07 GPT, training step", "transformers.py", ("--engine", "{}"), RIVALS[:3]),
@@ -83,13 +83,13 @@ def machine():
             "python": platform.python_version(), **versions}
 
 
-def measure(workload, rounds, length):
+def measure(workload, rounds, length, budget):
     """The results of a workload as they are stored: each contestant's times, memory and ratio, and why a figure is missing."""
     names = ("ours", *workload.rivals)
     commands = {name: (HERE / workload.script, *(argument.format(name) for argument in workload.arguments)) for name in names}
     with started(commands) as contestants:
         found = contest(contestants, max(2, round(rounds * workload.share)), length * workload.length, workload.warm_up,
-                        workload.parts, workload.tolerance)
+                        workload.parts, workload.tolerance, budget)
     return {name: {
         "milliseconds": {part: 1e3 * figures["seconds"] for part, figures in result["parts"].items()},
         "peak_megabytes": result["peak"], "ratio": result["ratio"], "reasons": result["reasons"],
@@ -179,13 +179,15 @@ def main(arguments=None):
     parser.add_argument("--picture", type=Path, default=HERE.parent / "benchmarks.png", help="where the picture goes")
     options = parser.parse_args(arguments)
     rounds, length = options.rounds or (4 if options.fast else 20), 0.3 if options.fast else 1.0
-    settings = {"machine": machine(), "rounds": rounds, "length": length}
+    budget = 20.0 if options.fast else 150.0
+    settings = {"machine": machine(), "rounds": rounds, "length": length, "budget": budget}
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
     for key in [] if options.show else options.only:
         if options.resume and key in results and results[key]["settings"] == settings:
             continue
         print(f"measuring {WORKLOADS[key].title} ...", file=sys.stderr, flush=True)
-        results[key] = {"title": WORKLOADS[key].title, "settings": settings, "engines": measure(WORKLOADS[key], rounds, length)}
+        engines = measure(WORKLOADS[key], rounds, length, budget)
+        results[key] = {"title": WORKLOADS[key].title, "settings": settings, "engines": engines}
         text = json.dumps({key: results[key] for key in WORKLOADS if key in results}, indent=1) + "\n"
         written(options.json, lambda path, text=text: path.write_text(text))
     if not results:
