@@ -1270,7 +1270,6 @@ def test_the_stored_mnist_network_reaches_its_figure():
     assert {"data", "seed", "steps", "minutes", "curve", "figure"} <= set(stored("mnist_cnn"))
 
 
-@pytest.mark.xfail(strict=True, reason="the stored weights had six epochs, 89.78 %; twelve are still to be run")
 def test_the_cifar10_network_reads_nine_of_ten():
     assert stored("cifar10_cnn")["figure"]["test_accuracy"] >= 0.9
 
