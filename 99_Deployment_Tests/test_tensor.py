@@ -494,6 +494,8 @@ def test_defaults_and_edges_that_mutants_found():
     assert not any(x.requires_grad for x in made)
     with pytest.raises(ValueError, match="arange"):
         engine.arange(1.0, 0.5)  # half a step in the wrong direction
+    with pytest.raises(ValueError, match="einsum: 'ij' names 1 operands, got 0"):
+        engine.einsum("ij")
     assert [engine.tensor(3.0).flip(dim).item() for dim in (0, -1)] == [3.0, 3.0]
     assert [part.shape for part in engine.zeros((2, 7)).split(3, dim=1)] == [(2, 3), (2, 3), (2, 1)]
     constant = engine.tensor(np.full((2, 3), 4.0), requires_grad=True)
