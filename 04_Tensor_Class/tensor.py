@@ -1275,6 +1275,21 @@ def mean(x, *, dim=None, keepdim=False):
     return total / count if count else total * np.nan, lambda g: _repeat(g / count, shape, size, axis, keepdim)
 
 
+@functools.lru_cache(maxsize=32)
+def _ones(n, dtype):
+    """A column of n ones, made once."""
+    column = np.ones((n, 1), dtype)
+    column.flags.writeable = False
+    return column
+
+
+def _totals(x, dim):
+    """The sums over one `dim`, kept with size 1. The rows of a matrix are added up as a product with ones, which is faster."""
+    if x.ndim == 2 and dim in (1, -1) and x.dtype.itemsize > 2:
+        return x.dot(_ones(x.shape[1], x.dtype))
+    return np.add.reduce(x, dim, None, None, True)
+
+
 def _spread(x, axis, correction):
     """The deviations from the mean over `axis`, their mean square with n - correction below, and that divisor."""
     _floating(x, "var")
@@ -1412,21 +1427,6 @@ def _all(x, dim=None, keepdim=False):
 
 
 Tensor.any, Tensor.all = _any, _all
-
-
-@functools.lru_cache(maxsize=32)
-def _ones(n, dtype):
-    """A column of n ones, made once."""
-    column = np.ones((n, 1), dtype)
-    column.flags.writeable = False
-    return column
-
-
-def _totals(x, dim):
-    """The sums over one `dim`, kept with size 1. The rows of a matrix are added up as a product with ones, which is faster."""
-    if x.ndim == 2 and dim in (1, -1) and x.dtype.itemsize > 2:
-        return x.dot(_ones(x.shape[1], x.dtype))
-    return np.add.reduce(x, dim, None, None, True)
 
 
 @differentiable
