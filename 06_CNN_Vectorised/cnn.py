@@ -139,7 +139,7 @@ def _window_view(padded, windows):
         (by_picture, by_row * down, by_column * right, by_row * across, by_column * along, by_channel))
 
 
-_CACHE = 1 << 18  # bytes: a block of about this size stays in a core's second-level cache
+_CACHE = 1 << 20  # bytes: a block of this size stays near its core, and keeps a thread busy without asking for Python's lock
 
 
 def _blocks(start, stop, bytes_each):
@@ -163,17 +163,22 @@ def _column_blocks(pictures, windows, start, stop):
     parts = _blocks(start, stop, prod(windows.count + windows.size) * channels * pictures.itemsize)
     padded = np.zeros((parts[0].stop - start, height + 2 * top, width + 2 * left, channels), pictures.dtype)
     view = _window_view(padded, windows)
-    columns = np.empty(view.shape, pictures.dtype)
+    turned = channels == 1  # runs of kw numbers are short; those along a picture's row are longer
+    columns = np.empty(view.shape[3:] + view.shape[:3] if turned else view.shape, pictures.dtype)
+    windows_first = columns.transpose(3, 4, 5, 0, 1, 2) if turned else columns
     for part in parts:
         count = part.stop - part.start
         padded[:count, top : top + height, left : left + width] = pictures[part]
-        columns[:count] = view[:count]
-        yield part, columns[:count].reshape(-1, prod(windows.size) * channels)
+        windows_first[:count] = view[:count]
+        if turned:
+            yield part, columns[:, :, :, :count].reshape(prod(windows.size), -1).T
+        else:
+            yield part, columns[:count].reshape(-1, prod(windows.size) * channels)
 
 
 def _least(*sizes):
     """How many pictures are worth a thread of their own, where one costs as many multiplications as the product of `sizes`."""
-    return 1 + int(4e7 / max(1, prod(sizes)))
+    return 1 + int(2e7 / max(1, prod(sizes)))
 
 
 def _convolve(x, weight, windows, bias=None):
@@ -540,13 +545,16 @@ def _max_pool2d(x, *, windows):
 
     def pullback(g):
         g, dx = _nhwc(g), np.zeros_like(x)
+        apart = all(d * (k - 1) < s for d, k, s in zip(windows.dilation, windows.size, windows.stride, strict=True))
 
         def some(start, stop):
             for part in _blocks(start, stop, each):
                 left = g[part]  # what no place of a window has claimed yet
                 for i, j in places[:-1]:
-                    claimed = left * (_tap(x[part], i, j, windows) == y[part])
-                    _tap(dx[part], i, j, windows)[...] += claimed
+                    wins, place = _tap(x[part], i, j, windows) == y[part], _tap(dx[part], i, j, windows)
+                    claimed = np.multiply(left, wins, out=place if apart else None)
+                    if not apart:
+                        place += claimed
                     left = left - claimed
                 _tap(dx[part], *places[-1], windows)[...] += left
 

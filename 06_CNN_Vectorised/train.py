@@ -110,14 +110,15 @@ def train_cifar10(seed, epochs, folder):
     for the rest, rates that fall linearly to zero, label smoothing 0.2, flips and shifts by two pixels; batches of 2,000,
     in pieces of 250.
     """
-    data, batch, pieces = datasets.cifar10(), 2000, 8
+    data, piece = datasets.cifar10(), 250
+    pieces = min(8, -(-len(data.x_train) // piece))  # of a batch; all there are, where the data are few
     manual_seed(seed)
     model, order = WhitenedNet(), np.random.default_rng(seed + 1)
     model.whiten.weight.data[...] = whitening_filters(cifar10_pixels(data.x_train[:5000]))
     for module in model.modules():
         if isinstance(module, BatchNorm2d):
             module.momentum = 1 - (1 - module.momentum) ** (1 / pieces)  # as much is forgotten in a batch as before
-    decay = 2e-6 * batch
+    decay = 2e-6 * piece * pieces
     filters = [p for p in model.layers.parameters() if p.requires_grad and p.data.ndim == 4]
     biases = [p for p in model.parameters() if p.requires_grad and p.data.ndim == 1]
     optimizer = Accumulated(
@@ -126,7 +127,7 @@ def train_cifar10(seed, epochs, folder):
         SGD([{"params": biases, "lr": 0.053, "weight_decay": decay / 0.053},
              {"params": [model.head.weight], "lr": 0.67, "weight_decay": decay / 0.67}], momentum=0.85, nesterov=True),
     )
-    train = DataLoader((data.x_train, data.y_train), batch // pieces, shuffle=True, generator=order,
+    train = DataLoader((data.x_train, data.y_train), piece, shuffle=True, generator=order,
                        transform=lambda x, y: (random_crop(random_flip(cifar10_pixels(x), order), order, 2), y.astype(np.int64)))
     steps = epochs * len(train)
     normalise_filters(model)
