@@ -134,6 +134,12 @@ def test_a_judge_decides_open_experiments():
     assert "TypeError" in grade(exercise, "a word").message
 
 
+def test_bytes_are_compared_to_the_letter():
+    exercise = Exercise("77.9", "turn", 1, 2, "to turn", expected=lambda raw: raw[::-1], cases=lambda rng: [(b"ab",), (b"abc",)])
+    assert grade(exercise, lambda raw: bytes(reversed(raw))).passed is True
+    assert grade(exercise, lambda raw: raw.upper()[::-1]).passed is False
+
+
 def test_tuples_are_compared_part_by_part():
     exercise = Exercise(
         "77.5", "two", 1, 5, "both", expected=lambda x: (x.sum(), 2 * x), cases=lambda rng: [(rng.normal(size=3),)]

@@ -111,6 +111,14 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     assert set(export_all(tmp_path, folders[:1])) == {folders[0] / "same.py", tmp_path / "shared" / "same.pyi"}
 
 
+def test_the_copies_that_a_browser_leaves_are_no_chapters(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "00_One").mkdir()
+    for name in ("box", "~run_all_box", ".~box"):
+        (tmp_path / f"00_One/{name}.ipynb").write_text(json.dumps(GROWN))
+    assert {path.name for path in export_all(tmp_path, [tmp_path / "00_One"])} == {"box.py", "box.pyi"}
+
+
 def test_the_window_does_not_hide_a_module_of_its_own(tmp_path):
     folder, shared = tmp_path / "00_First", tmp_path / "shared"
     folder.mkdir()

@@ -110,6 +110,8 @@ def same(a, b, rtol, atol):
     """Whether two observations agree: in structure, in shape, and in value up to the tolerances."""
     if isinstance(a, tuple | list) and isinstance(b, tuple | list) and not isinstance(a, str):
         return len(a) == len(b) and all(same(x, y, rtol, atol) for x, y in zip(a, b, strict=True))
+    if isinstance(a, bytes) or isinstance(b, bytes):
+        return a == b
     if isinstance(a, str) or isinstance(b, str):
         return isinstance(a, str) and isinstance(b, str) and a.strip().lower() == b.strip().lower()
     try:

@@ -196,7 +196,7 @@ def export_all(root=ROOT, folders=None):
     """
     files, taken = {}, {path.stem: path for path in (root / "shared").glob("*.py")}
     for folder in CHAPTER_FOLDERS if folders is None else folders:
-        for path in sorted(folder.glob("*.ipynb")):
+        for path in sorted(folder.glob("[!~.]*.ipynb")):  # ~ and . mark the copies that browser runs and editors leave
             where = path.relative_to(root).as_posix()
             text = module_source(json.loads(path.read_text(encoding="utf-8")), where)
             if text is None:
