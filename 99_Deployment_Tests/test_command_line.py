@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,8 @@ def test_a_reader_that_has_seen_enough_is_no_failure():
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of this kind are POSIX's")
 def test_an_interruption_ends_with_130_and_one_line():
-    process = program("generate", "--tokens", "100000", "--model", "shakespeare_small")
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background a child would not
+    process = program("generate", "--tokens", "100000", "--model", "shakespeare_small", preexec_fn=hears)
     assert process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
