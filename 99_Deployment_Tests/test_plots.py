@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from shared import plots
+from shared.tensor_mlp import History
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -25,6 +26,28 @@ def test_loss_curve_draws_both_curves_in_their_colours(ax):
     assert training.get_ydata().tolist() == [3, 2, 1] and validation.get_xdata().tolist() == [0, 2]
     assert (training.get_color(), validation.get_color()) == (plots.PREDICTION, plots.ERROR)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "validation"]
+
+
+def test_the_ticks_of_a_training_run_are_whole_epochs():
+    """Without the rule, four epochs get ticks at 1.5, 2.5 and 3.5."""
+    history = History()
+    history.epochs = [{"epoch": i, "train_loss": 1 / i, "val_loss": 2 / i, "val_accuracy": 1 - 1 / i} for i in range(1, 5)]
+    with matplotlib.rc_context(plots.STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 3))
+        plots.training_run(axes, history)
+        for ax in axes:
+            assert len(ax.get_xticks()) >= 3 and not np.any(ax.get_xticks() % 1)
+        plots.loss_curve(axes[0], [3.0, 2.0, 1.0])
+        assert not np.any(axes[0].get_xticks() % 1)
+        plt.close(figure)
+
+
+def test_a_few_points_are_drawn_larger(ax):
+    xor = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    for points in (xor, np.tile(xor, (3, 1))):
+        plots.decision_boundary(ax, points, points[:, 0] > points[:, 1], score=lambda p: p[:, 0] - p[:, 1])
+    few, many = ax.collections[2], ax.collections[-1]
+    assert few.get_sizes()[0] > 4 * many.get_sizes()[0]
 
 
 def test_decision_boundary_lies_where_the_score_is_zero(ax):

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.ticker import MaxNLocator
 
 from shared.datasets import CIFAR10_CLASSES
 
@@ -179,8 +180,14 @@ def loss_curve(ax, losses, validation=None, *, label="training", xlabel="step", 
     if log:
         ax.set_yscale("log")
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    whole_ticks(ax)
     if validation is not None:
         ax.legend()
+
+
+def whole_ticks(ax):
+    """Place the ticks of the x axis at whole numbers: there is no epoch 2.5."""
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 def plane_grid(x, margin=0.15, resolution=200):
@@ -223,7 +230,7 @@ def decision_boundary(ax, x, y, predict=None, *, score=None, margin=None, labels
     for i, name in enumerate(classes):
         ax.scatter(
             *np.asarray(x)[y == name].T,
-            s=18,
+            s=18 if len(x) > 8 else 110,  # the four points of XOR should be seen
             color=colours[i],
             marker="os^Dv"[i % 5],
             edgecolor="white",
@@ -644,6 +651,8 @@ def training_run(axes, history):
     axes[1].set(xlabel="epoch", ylabel="validation " + metrics[0].removeprefix("val_") if metrics else "learning rate")
     if len(metrics) > 1:
         axes[1].legend()
+    for ax in axes[:2]:
+        whole_ticks(ax)
 
 
 def push_and_pull(ax, probabilities, target, *, classes=None, label=None):
