@@ -36,7 +36,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from uvicorn.supervisors import Multiprocess
 
 import shared
-from shared.command_line import Failure, default_text_model, described_models, prompt_ids
 from shared.deployment import (
     PictureError,
     classify,
@@ -46,6 +45,7 @@ from shared.deployment import (
     read_picture,
     stored_models,
 )
+from shared.models import DIGIT_MODEL, PHOTO_MODEL, Failure, default_text_model, described_models, prompt_ids
 from shared.tensor import Tensor, no_grad
 from shared.tensor_mlp import ReLU
 from shared.transformers import KVCache, attention_weights, generate, token_probabilities
@@ -393,12 +393,11 @@ class Worker:
 
     def load(self):
         """Load what is stored for each task, and let it run once."""
-        names = {"digit": "mnist_cnn", "photo": "cifar10_cnn", "text": default_text_model(self.settings.model)}
+        names = {"digit": DIGIT_MODEL, "photo": PHOTO_MODEL, "text": default_text_model(self.settings.model)}
         known, models = stored_models(), {}
         for task, name in names.items():
             if name in known:
                 models[task] = load_model(name)
-                models[task].model.eval()
                 for parameter in models[task].model.parameters():
                     parameter.requires_grad = False  # nothing here is trained, and threads share the models
         self.models = models

@@ -1,5 +1,6 @@
 """The program `python -m shared`: what it prints, how it ends, and that nobody ever sees a traceback."""
 
+import argparse
 import io
 import json
 import os
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 import shared
-from shared import command_line, datasets
-from shared.command_line import Failure, build_parser, default_text_model, main, prompt_ids, training_runs
+from shared import command_line, datasets, models
+from shared.command_line import build_parser, main, training_runs
 from shared.deployment import load_model, stored_models
+from shared.models import Failure, default_text_model, prompt_ids
 from shared.transformers import generate
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install pillow")
@@ -64,6 +66,34 @@ def test_each_command_has_help_with_examples_that_it_accepts(command, capsys):
         assert build_parser().parse_args(words).run == getattr(command_line, f"{command}_command")
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_names_the_true_defaults(command):
+    """Where an option's help ends in a number in brackets; the prompt's default, an empty line, is told in words."""
+    parser = build_parser()
+    [commands] = [action for action in parser._actions if isinstance(action.choices, dict)]
+    for action in commands.choices[command]._actions:
+        told = re.search(r" \(([\d.]+)\)$", action.help or "")
+        assert told or action.default in (None, argparse.SUPPRESS, [], "\n"), action
+        assert not told or told[1] == f"{action.default}"
+
+
+def test_the_ends_of_a_range_are_allowed():
+    parse = build_parser().parse_args
+    assert parse(["classify", "a", "--top", "1"]).top == 1 and parse(["classify", "a", "--top", "10"]).top == 10
+    assert parse(["serve", "--port", "0"]).port == 0 and parse(["serve", "--port", "65535"]).port == 65535
+    assert parse(["generate", "--temperature", "0", "--top-p", "1"]).temperature == 0
+
+
+@pytest.mark.parametrize(("error", "line"), [
+    (FileNotFoundError(2, "No such file or directory", "a.png"), "a.png: No such file or directory"),
+    (OSError(28, "No space left on device"), "No space left on device"), (ValueError("two\n  lines"), "two lines"),
+    (MemoryError(), "MemoryError"), (OSError("no network"), "no network")])
+def test_a_reason_is_one_line(error, line, monkeypatch, capsys):
+    """Whatever a command runs into."""
+    monkeypatch.setattr(command_line, "described_models", lambda: (_ for _ in ()).throw(error))
+    assert failed(capsys, "models") == f"python -m shared: {line}\n"
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])
@@ -92,6 +122,14 @@ def test_classify_takes_a_colour_picture_for_a_photograph(seven, tmp_path, capsy
     assert set(re.findall(r"[a-z]{3,}", capsys.readouterr().out.split(": ")[1])) <= set(datasets.CIFAR10_CLASSES)
     assert main(["classify", str(tmp_path / "sea.png"), "--model", "mnist_mlp"]) == 0
     assert re.match(r"\d \d", capsys.readouterr().out.split(": ")[1])
+
+
+@pytest.mark.parametrize(("spread", "coloured"), [(0, False), (7, False), (9, True)])
+def test_what_counts_as_colour(spread, coloured):
+    """What JPEG does to a grey scan does not count; a pale sky does."""
+    picture = np.full((20, 30, 3), 100, np.uint8)
+    picture[..., 2] += spread
+    assert command_line.is_coloured(picture) is coloured
 
 
 def test_classify_goes_on_after_a_picture_that_it_cannot_read(seven, tmp_path, capsys):
@@ -130,11 +168,11 @@ def test_generate_says_what_is_wrong_with_a_prompt(capsys):
 def test_the_text_model_is_the_best_one_stored(monkeypatch):
     assert default_text_model() == ("shakespeare" if "shakespeare" in stored_models() else "shakespeare_small")
     for names in (["shakespeare", "shakespeare_small"], ["shakespeare_small"]):
-        monkeypatch.setattr(command_line, "stored_models", lambda names=names: dict.fromkeys(names))
+        monkeypatch.setattr(models, "stored_models", lambda names=names: dict.fromkeys(names))
         assert default_text_model() == names[0]
     with pytest.raises(Failure, match="no model gpt2"):
         default_text_model("gpt2")
-    monkeypatch.setattr(command_line, "stored_models", dict)
+    monkeypatch.setattr(models, "stored_models", dict)
     with pytest.raises(Failure, match="stored are none"):
         default_text_model()
 
@@ -182,6 +220,18 @@ def test_data_says_what_is_there_and_verifies_it(tmp_path, monkeypatch, capsys):
     assert "1,234 characters" in capsys.readouterr().out
 
 
+def test_data_counts_what_it_has_verified(tmp_path, monkeypatch, capsys):
+    """Pictures for training and for the test, or rows; and whether they were there before."""
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets, "mnist", lambda: datasets.ImageData(np.zeros(60), np.zeros(60), np.zeros(10), np.zeros(10)))
+    monkeypatch.setattr(datasets, "usa_housing", lambda: np.zeros(5000))
+    for name, there, words in [("mnist", True, "60 + 10 pictures"), ("usa_housing", False, "5,000 rows")]:
+        monkeypatch.setattr(datasets, "is_cached", lambda name, there=there: there)
+        assert main(["data", name]) == 0
+        out = capsys.readouterr().out
+        assert out == f"{name}: {words}, verified, {'was' if there else 'now'} in {tmp_path}\n"
+
+
 def test_data_that_cannot_be_had_is_explained_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COURSE_DATA", str(tmp_path))
     monkeypatch.setattr(datasets, "ATTEMPTS", 1)
@@ -224,6 +274,27 @@ def test_a_missing_package_is_named_with_what_to_install(name, command, tmp_path
     monkeypatch.setitem(sys.modules, name, None)
     line = failed(capsys, *command)
     assert "deep-learning-from-numpy[deploy]" in line and {"PIL": "Pillow"}.get(name, name) in line
+
+
+@pytest.mark.parametrize(("arguments", "host", "names"), [
+    ([], "127.0.0.1", {"127.0.0.1", "localhost", "::1"}),
+    (["--host", "Box.example"], "Box.example", {"127.0.0.1", "localhost", "::1", "box.example"}),
+    (["--host", "0.0.0.0"], "0.0.0.0", set()), (["--host", "::"], "::", set())])
+def test_serve_passes_on_what_it_is_told(arguments, host, names, monkeypatch, capsys):
+    """And answers to its own names alone, unless it is told to serve every address."""
+    service, called = pytest.importorskip("shared.service", reason="needs FastAPI and uvicorn"), []
+
+    def serve(host, port, workers, settings, announce):
+        called.append((host, port, workers, settings))
+        announce("http://there")
+
+    monkeypatch.setattr(service, "serve", serve)
+    numbers = ["--port", "81", "--workers", "3", "--threads", "5", "--places", "7", "--seconds", "9.5"]
+    assert main(["serve", *arguments, *numbers, "--model", "shakespeare_small"]) == 0
+    [(given, port, workers, settings)] = called
+    assert (given, port, workers) == (host, 81, 3) and set(settings.hosts) == names
+    assert (settings.model, settings.threads, settings.places, settings.seconds) == ("shakespeare_small", 5, 7, 9.5)
+    assert capsys.readouterr().out == "serving at http://there (Ctrl-C stops)\n"
 
 
 def test_an_address_in_use_is_explained(capsys):

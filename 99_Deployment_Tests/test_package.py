@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_what_the_program_and_the_service_import_stands_in_the_extra():
     """And in requirements.txt, so that a reader who installs the course has all of it."""
     distributions = {"PIL": "pillow", "starlette": "fastapi", "pydantic": "fastapi"}  # the last two come with fastapi
     imported = set()
-    for name in ("command_line", "service", "deployment"):
+    for name in ("command_line", "service", "models", "deployment"):
         for node in ast.walk(ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
@@ -56,6 +57,26 @@ def test_what_the_program_and_the_service_import_stands_in_the_extra():
     assert {"pillow", "onnx", "fastapi", "uvicorn"} <= needed <= extra
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert extra <= names(line for line in lines if line[0] not in "-#")
+
+
+def imported_modules(path):
+    """The course's own modules that a module imports, wherever the statement stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("shared.") for alias in node.names if alias.name.startswith("shared."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "shared":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("shared."):
+            yield node.module.removeprefix("shared.")
+
+
+def test_imports_go_one_way():
+    """No module imports, through whatever others, one that imports it."""
+    paths = [path for entry in WHEEL["include"] if entry.endswith(".py") for path in ROOT.glob(entry)]
+    graph = {path.stem: set(imported_modules(path)) for path in paths}
+    assert {"service", "models"} <= graph["command_line"]
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert order.index("models") < order.index("service") < order.index("command_line")
 
 
 def test_every_dependency_has_its_reason():
@@ -111,7 +132,7 @@ def test_the_wheel_holds_modules_weights_and_page_and_no_more(wheel):
         packed = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert len(packed) == len(set(packed)) and all(name.startswith("shared/") for name in packed)
     held = {name.removeprefix("shared/") for name in packed}
-    assert {path.name for path in MODULES} | {"command_line.py", "service.py", "page.html", "__main__.py"} <= held
+    assert {path.name for path in MODULES} | {"command_line.py", "models.py", "service.py", "page.html", "__main__.py"} <= held
     for path in stored_models().values():
         beside = {f"checkpoints/{file.name}" for file in path.parent.glob(f"{path.stem}.*")}
         assert beside <= held if path.stat().st_size < SMALL else not beside & held

@@ -16,6 +16,7 @@ import struct
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 import zlib
 from html.parser import HTMLParser
@@ -125,6 +126,13 @@ def test_a_photograph_is_read_with_its_saliency(client):
     np.testing.assert_allclose(unpacked(answer["saliency"]), seen, atol=0.51 * seen.max() / 255)
 
 
+def test_what_is_asked_leaves_no_gradient_in_the_models(client):
+    """They are shared by threads, and never trained here."""
+    assert client.post("/api/photo", content=load.png(np.zeros((32, 32, 3), np.uint8)), headers=PNG).status_code == 200
+    for stored in client.app.state.worker.models.values():
+        assert [p.grad for p in stored.model.parameters() if p.requires_grad or p.grad is not None] == []
+
+
 def test_saliency_is_the_slope_of_the_winning_logit():
     """Against differences in float64, at the pixels where it is largest and at some others."""
     stored = load_model("mnist_cnn")
@@ -225,6 +233,30 @@ def test_a_text_leaves_nothing_behind(monkeypatch):
         gc.enable()
 
 
+def test_memory_does_not_grow_with_the_requests(client, seven):
+    """What Python and NumPy hold grows by less than the smallest array of a request, 28 x 28 numbers of 4 bytes, would take."""
+    photo = load.png(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+
+    def ask(times):
+        for seed in range(times):
+            for path, body in (("/api/digit", seven), ("/api/photo", photo), ("/api/photo", b"none")):
+                client.post(path, content=body, headers=PNG)
+            client.post("/api/generate", json={"tokens": 2, "seed": seed, "attention": "all"})
+            client.post("/api/generate", json={"tokens": 0})
+        gc.collect()
+
+    rounds = 20
+    ask(5)
+    tracemalloc.start()
+    try:
+        ask(5)  # fills the interpreter's lists of spare objects
+        before = tracemalloc.get_traced_memory()[0]
+        ask(rounds)
+        assert (tracemalloc.get_traced_memory()[0] - before) / rounds < 28 * 28 * 4
+    finally:
+        tracemalloc.stop()
+
+
 def test_models_health_and_readiness(client):
     models = {model["name"]: model for model in client.get("/api/models").json()}
     assert set(models) == set(stored_models())
@@ -323,6 +355,11 @@ def test_a_body_of_unknown_length_is_cut_off(client):
 def test_a_picture_under_another_type_is_refused(client, seven, kind):
     answer = client.post("/api/digit", content=seven, headers={"Content-Type": kind} if kind else {})
     assert answer.status_code == 415 and "image/png" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["image/png; charset=binary", "IMAGE/JPEG"])
+def test_a_type_is_read_without_its_parameters(client, seven, kind):
+    assert client.post("/api/digit", content=seven, headers={"Content-Type": kind}).status_code == 200
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
@@ -468,6 +505,8 @@ def test_every_answer_tells_the_browser_what_to_refuse(client, seven):
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["X-Frame-Options"] == "DENY"
+        assert {answer.headers[f"Cross-Origin-{what}-Policy"] for what in ("Opener", "Resource")} == {"same-origin"}
         assert "server" not in answer.headers
 
 
@@ -595,6 +634,60 @@ def test_damaged_pictures_are_refused_or_read(client, seven, kind):
 
 
 # ---- processes ----
+
+
+class Supervision:
+    """Stands in for the supervisor: notes what it is given, and ends at once."""
+
+    interrupted, made = False, None
+
+    def __init__(self, config, sockets):
+        type(self).made = self
+        self.config, self.address = config, sockets[0].getsockname()
+        self.environment = dict(os.environ)
+
+    def run(self):
+        """Nothing to supervise."""
+
+
+@pytest.fixture
+def supervision(monkeypatch):
+    """`serve` without processes, in an environment of its own."""
+    stand_in = type("Stands", (Supervision,), {})
+    monkeypatch.setattr(service, "Supervisor", stand_in)
+    for name in ("COURSE_SERVICE", "COURSE_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # so that what `serve` sets is taken back
+        monkeypatch.delenv(name)
+    return stand_in
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_serve_binds_announces_and_tells_its_workers(host, shown, supervision):
+    said = []
+    try:
+        service.serve(host, 0, 3, Settings(model="shakespeare_small", seconds=7.5), announce=said.append)
+    except OSError:
+        if host == "::1":
+            pytest.skip("this machine has no IPv6")
+        raise
+    made = supervision.made
+    assert said == [f"http://{shown}:{made.address[1]}"] and made.address[0] == host
+    assert made.config.workers == 3 and made.config.timeout_graceful_shutdown > 7.5  # what is running may take its time
+    assert made.environment["COURSE_THREADS"] == made.environment["OPENBLAS_NUM_THREADS"] == "1"
+    assert Settings(**json.loads(made.environment["COURSE_SERVICE"])).seconds == 7.5
+
+
+def test_serve_leaves_threads_that_were_chosen_alone(supervision, monkeypatch):
+    monkeypatch.setenv("COURSE_THREADS", "4")
+    service.serve(port=0, announce=lambda address: None)
+    assert supervision.made.environment["COURSE_THREADS"] == "4"
+
+
+def test_serve_tells_an_interruption_from_a_stop(supervision):
+    service.serve(port=0, announce=lambda address: None)
+    supervision.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        service.serve(port=0, announce=lambda address: None)
 
 
 @pytest.fixture(scope="module")
