@@ -16,10 +16,10 @@ OBJECTIVES = (
 # --- 07.1 Predict, then run -------------------------------------------------------------------------------------------
 
 
-def shapes(*, thirds=3, order="heads first", diagonal=False, texts=3, biases=True, size=8, output=True):
+def shapes(*, thirds=3, order="heads first", diagonal=False, texts=3, heads=6, biases=True, size=8, output=True):
     """Shapes, hidden weights and parameters of MultiHeadAttention(48, 6) on (3, 10, 48); the settings make the mistakes."""
     q = (3, 6, 10, size) if order == "heads first" else (3, 10, 6, size)
-    hidden = texts * 6 * (10 * 11 if diagonal else 10 * 9) // 2
+    hidden = texts * heads * (10 * 11 if diagonal else 10 * 9) // 2
     parameters = (4 if output else 3) * 48 * 48 + ((4 if output else 3) * 48 if biases else 0)
     return (3, 10, thirds * 48), q, (3, 6, 10, 10), hidden, parameters
 
@@ -37,8 +37,10 @@ PREDICT = Exercise(
                 shapes(order="letters first")),
         Mistake("a letter hears itself: the diagonal is not hidden", shapes(diagonal=True)),
         Mistake("the mask hides these weights in each of the three texts", shapes(texts=1)),
+        Mistake("that is one table of weights: every head of every text has its own", shapes(texts=1, heads=1)),
         Mistake("both linear layers have a bias", shapes(biases=False)),
         Mistake("the heads share the width: each has 48/6 columns", shapes(size=48)),
+        Mistake("queries, keys and values lie apart by now: those of a head have 48/6 columns each", shapes(size=24)),
         Mistake("c_proj, which mixes the heads, has parameters, too", shapes(output=False)),
     ],
 )
@@ -47,12 +49,13 @@ PREDICT = Exercise(
 # --- 07.2 A bias for each distance ------------------------------------------------------------------------------------
 
 
-def biased_backward(q, k, v, b, g, *, biased=True, centred=True, scaled=True, once=False, late=0, crossed=False):
+def biased_backward(q, k, v, b, g, *, biased=True, masked=True, centred=True, scaled=True, once=False, late=0, crossed=False):
     """The gradients of causal attention with b[i - j] added to its scores; the settings make the mistakes below."""
     (length, width), rows = q.shape, np.arange(len(q))
     scale = width**-0.5
-    distance = np.maximum(rows[:, None] - rows, 0)
-    past = np.tri(length, dtype=bool)
+    past = np.tri(length, dtype=bool) if masked else np.ones((length, length), bool)
+    distance = rows[:, None] - rows
+    distance = np.maximum(distance, 0) if masked else distance % length  # NumPy counts negative places from the end
     s = np.where(past, q @ k.T * scale + (b[distance] if biased else 0), -np.inf)
     a = np.exp(s - s.max(1, keepdims=True))
     a /= a.sum(1, keepdims=True)
@@ -86,6 +89,7 @@ BIASED = Exercise(
     ],
     mistakes=[
         Mistake("the weights must be computed with the bias in the scores", lambda *c: biased_backward(*c, biased=False)),
+        Mistake("the head is causal: no letter hears a later one", lambda *c: biased_backward(*c, masked=False)),
         Mistake("the softmax's own term is missing: subtract g_i . y_i from g_i . v_j",
                 lambda *c: biased_backward(*c, centred=False)),
         Mistake("the scale is missing in dq and dk", lambda *c: biased_backward(*c, scaled=False)),
@@ -101,14 +105,24 @@ BIASED = Exercise(
 # --- 07.3 Rotations by halves -----------------------------------------------------------------------------------------
 
 
-def rotate_halves(x, positions, base, *, sign=1, speed=1, counted=False, neighbours=False):
+def rotate_halves(x, positions, base, *, sign=1, speed=1, counted=False, neighbours=False, woven=False, mirrored=False):
     """x with columns i and i + D / 2 turned together; the settings make the mistakes below."""
     half = x.shape[1] // 2
     t = np.arange(len(x)) if counted else positions
     angle = sign * t[:, None] * base ** (-speed * np.arange(half) / half)
     first, second = (x[:, 0::2], x[:, 1::2]) if neighbours else (x[:, :half], x[:, half:])
-    turned = first * np.cos(angle) - second * np.sin(angle), first * np.sin(angle) + second * np.cos(angle)
-    return np.stack(turned, 2).reshape(x.shape) if neighbours else np.concatenate(turned, 1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turned = first * cos + (second if mirrored else -second) * sin, first * sin + second * cos
+    return np.stack(turned, 2).reshape(x.shape) if neighbours or woven else np.concatenate(turned, 1)
+
+
+def turned_in_place(x, positions, base):
+    """Writes the first half before it reads it for the second."""
+    half = x.shape[1] // 2
+    angle, out = positions[:, None] * base ** (-np.arange(half) / half), x.copy()
+    out[:, :half] = out[:, :half] * np.cos(angle) - out[:, half:] * np.sin(angle)
+    out[:, half:] = out[:, :half] * np.sin(angle) + out[:, half:] * np.cos(angle)
+    return out
 
 
 HALVES = Exercise(
@@ -126,7 +140,12 @@ HALVES = Exercise(
         Mistake("you turn backwards: the minus belongs to the first half's line", lambda *c: rotate_halves(*c, sign=-1)),
         Mistake("neighbouring columns are paired; here column i goes with column i + D/2",
                 lambda *c: rotate_halves(*c, neighbours=True)),
+        Mistake("the halves are read right and written back as neighbours", lambda *c: rotate_halves(*c, woven=True)),
+        Mistake("one of the rotation's two lines has a minus: x' = x cos - y sin, y' = x sin + y cos",
+                lambda *c: rotate_halves(*c, mirrored=True)),
+        Mistake("the second half was turned with the first half's new values: it needs the old ones", turned_in_place),
         Mistake("the speeds are base^(-2i/D), not base^(-i/D)", lambda *c: rotate_halves(*c, speed=0.5)),
+        Mistake("the speeds must fall from pair to pair: the exponent is negative", lambda *c: rotate_halves(*c, speed=-1)),
         Mistake("the positions are given and need not count from 0", lambda *c: rotate_halves(*c, counted=True)),
     ],
 )
@@ -135,12 +154,15 @@ HALVES = Exercise(
 # --- 07.4 The gradient of RMS norm ------------------------------------------------------------------------------------
 
 
-def rms_norm_backward(x, weight, g, eps, *, way=True, centred=False, weighted=True, factor=True, summed=True):
+def rms_norm_backward(x, weight, g, eps, *, way=True, centred=False, weighted=True, factor=True, summed=True, total=False,
+                      last=False, twice=False):
     """The gradients by x and weight; the settings make the mistakes below."""
     r = 1 / np.sqrt((x * x).mean(1, keepdims=True) + eps)
-    n, h = x * r, g * weight if weighted else g
-    dx = h - (n * (h * n).mean(1, keepdims=True) if way else 0) - (h.mean(1, keepdims=True) if centred else 0)
-    return dx * (r if factor else 1), (g * n).sum(0) if summed else g * n
+    n, h = x * r, g * weight if weighted and not last else g
+    along = (h * n).sum(1, keepdims=True) if total else (h * n).mean(1, keepdims=True)
+    dx = h - (n * along if way else 0) - (h.mean(1, keepdims=True) if centred else 0)
+    dweight = (h if twice else g) * n
+    return dx * (r if factor else 1) * (weight if last else 1), dweight.sum(0) if summed else dweight
 
 
 RMS = Exercise(
@@ -158,7 +180,12 @@ RMS = Exercise(
         Mistake("the way through r is missing: x changes its own size", lambda *c: rms_norm_backward(*c, way=False)),
         Mistake("that is layer norm's gradient: without a mean in the forward pass no mean is subtracted here",
                 lambda *c: rms_norm_backward(*c, centred=True)),
+        Mistake("the mean of squares carries 1/C: the second term has a mean, not a sum",
+                lambda *c: rms_norm_backward(*c, total=True)),
         Mistake("what arrives at n is g times the weight", lambda *c: rms_norm_backward(*c, weighted=False)),
+        Mistake("the weight comes too late: g is multiplied by it before the mean is taken",
+                lambda *c: rms_norm_backward(*c, last=True)),
+        Mistake("y = w n: the gradient by w is g times n, without w", lambda *c: rms_norm_backward(*c, twice=True)),
         Mistake("the factor r is missing: n is x times r", lambda *c: rms_norm_backward(*c, factor=False)),
         Mistake("dweight is not summed over the rows: the weight was broadcast, so its gradient is a sum",
                 lambda *c: rms_norm_backward(*c, summed=False)),
@@ -223,17 +250,29 @@ def leftmost_first(ids, merges):
     return ids
 
 
+def single_walk(ids, merges):
+    """Goes through the word once, and merges whatever fits."""
+    out, table, i = [], {tuple(pair): 256 + n for n, pair in enumerate(merges)}, 0
+    while i < len(ids):
+        new = table.get(tuple(ids[i : i + 2]))
+        out.append(ids[i] if new is None else new)
+        i += 1 if new is None else 2
+    return out
+
+
 def bytes_only(ids, merges):
     """Forgets that a merge may use the result of an earlier one."""
     return bpe_encode(ids, [pair if max(pair) < 256 else (-1, -1) for pair in merges])
 
 
 def random_word(rng, letters=3, length=14, count=7):
-    """A word of few letters, so that pairs abound, and merges as they could have been learned."""
+    """A word of few letters, so that pairs abound, and merges as they could have been learned: no pair comes twice."""
     word, merges = rng.integers(97, 97 + letters, length).tolist(), []
-    for i in range(count):
-        known = [*range(97, 97 + letters), *range(256, 256 + i)]
-        merges.append((int(rng.choice(known)), int(rng.choice(known))))
+    while len(merges) < count:
+        known = [*range(97, 97 + letters), *range(256, 256 + len(merges))]
+        pair = (int(rng.choice(known)), int(rng.choice(known)))
+        if pair not in merges:
+            merges.append(pair)
     return word, merges
 
 
@@ -255,6 +294,7 @@ ENCODE = Exercise(
         Mistake("each merge is applied to the first place only: it replaces every occurrence", once_each),
         Mistake("in a run such as aaa the pairs overlap: an id that was merged is used up", overlapping),
         Mistake("you merge what comes first in the word: what was learned first comes first", leftmost_first),
+        Mistake("one walk through the word is not enough: each merge walks through it anew", single_walk),
         Mistake("merges that use the result of an earlier merge are missing", bytes_only),
         Mistake("the first merged pair becomes 256, the number of bytes",
                 lambda ids, merges: [i + 1 if i > 255 else i for i in bpe_encode(ids, merges)]),
@@ -283,6 +323,9 @@ COUNT = Exercise(
         Mistake("there are two norms in each block", TRAINED - BLOCKS * WIDTH),
         Mistake("an RMS norm has a gain and no shift", TRAINED + (2 * BLOCKS + 1) * WIDTH),
         Mistake("there are no biases: neither in the linear layers nor in the norms", TRAINED + BLOCKS * 11 * WIDTH + WIDTH),
+        Mistake("the linear layers have no biases here", TRAINED + BLOCKS * 9 * WIDTH),
+        Mistake("the gains of the norms are trained, too", TRAINED - (2 * BLOCKS + 1) * WIDTH),
+        Mistake("the two tables of letters are trained, too", TRAINED - 2 * LETTERS * WIDTH),
         Mistake("the feed-forward network is missing: two matrices of 4 C^2", TRAINED - BLOCKS * 8 * WIDTH**2),
         Mistake("that is the count of section 11.2, with biases, a table of positions and a single table of letters",
                 BLOCKS * (12 * WIDTH**2 + 13 * WIDTH) + (LETTERS + PLACES + 2) * WIDTH),
@@ -300,8 +343,9 @@ def attend(q, k, v, *, late=None, scale=None, axis=1, after=False):
     hidden = ~np.tri(len(q), len(k), late, dtype=bool)
     if not after:
         scores[hidden] = -np.inf
-    e = np.exp(scores - scores.max())
-    weights = e / e.sum(axis, keepdims=True)
+    with np.errstate(invalid="ignore"):  # a query that sees nothing, in some of the mistakes
+        e = np.exp(scores - scores.max(1, keepdims=True))
+        weights = e / e.sum(axis, keepdims=True)
     if after:
         weights[hidden] = 0
     return weights @ v
@@ -324,6 +368,11 @@ ATTEND = Exercise(
         Mistake("no mask at all: the new letters see those after them", lambda q, k, v: attend(q, k, v, late=lambda a, b: b)),
         Mistake("the mask is one place too generous: each query sees the next letter",
                 lambda q, k, v: attend(q, k, v, late=lambda a, b: b - a + 1)),
+        Mistake("the mask is one place too strict: a letter hears itself",
+                lambda q, k, v: attend(q, k, v, late=lambda a, b: b - a - 1)),
+        Mistake("the mask is shifted by the number of queries; it is shifted by the S - L positions before them",
+                lambda q, k, v: attend(q, k, v, late=lambda a, b: a)),
+        Mistake("the weights of a query add up to 1: sum over the keys, axis 1", lambda q, k, v: attend(q, k, v, axis=0)),
         Mistake("the scores are not divided by the root of the width D", lambda q, k, v: attend(q, k, v, scale=1.0)),
         Mistake("the mask comes after the softmax: the rows no longer add up to 1", lambda q, k, v: attend(q, k, v, after=True)),
     ],

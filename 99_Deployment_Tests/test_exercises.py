@@ -5,6 +5,7 @@ import pytest
 
 from shared import CHAPTER_FOLDERS
 from shared.checks import NOT_ATTEMPTED, Exercise, Mistake, check, exercises, grade
+from shared.transformers import BPETokenizer
 
 CHAPTERS = [folder.name[:2] for folder in CHAPTER_FOLDERS if (folder / "exercises.py").exists()]
 ALL = [exercise for chapter in CHAPTERS for exercise in exercises(chapter).values()]
@@ -27,6 +28,14 @@ def test_exercise(exercise):
         said.append(verdict.message)
     assert len(set(said)) == len(said), "two mistakes get the same words"
     assert exercise.stars in STARS and exercise.minutes > 0 and exercise.title and exercise.objective
+
+
+def test_the_tokeniser_of_chapter_07_solves_its_own_exercise():
+    """It looks for the pair that was learned first among those present; the solution applies merge after merge."""
+    def encode(ids, merges):
+        return BPETokenizer(merges).encode(bytes(ids).decode("ascii")).tolist()
+
+    assert grade(exercises("07")["07.5"], encode).passed is True
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
