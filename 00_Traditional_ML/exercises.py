@@ -209,7 +209,7 @@ def _last_components(X, count):
     return (X - mean) @ V.T @ V + mean
 
 
-# ---- 00.8: an open experiment ----
+# ---- 00.8: open ----
 
 TARGET = 0.95
 
@@ -398,7 +398,7 @@ EXERCISES = [
     ),
     Exercise(
         "00.8",
-        "open experiment: 95 % without a network",
+        "open: 95 % without a network",
         stars=3,
         minutes=60,
         objective=HONESTY,

@@ -300,7 +300,7 @@ XOR = Exercise(
     ],
 )
 
-# --- 01.7 Open experiment ---------------------------------------------------------------------------------------------
+# --- 01.7 Open: association units -------------------------------------------------------------------------------------
 
 
 def random_units(images, units=2000, wires=10, seed=7):
@@ -341,7 +341,7 @@ def judge_digits(predicted):
 TRUTH = datasets.mnist_embedded()
 OPEN = Exercise(
     "01.7",
-    "association units",
+    "open: association units",
     3,
     45,
     OBJECTIVES[4],

@@ -400,7 +400,7 @@ def descend(f, x, y, lr=0.0005, friction=0.95, steps=BUDGET):
 
 BANANA = Exercise(
     "02.7",
-    "down the banana",
+    "open: down the banana",
     3,
     30,
     OBJECTIVES[4],

@@ -332,7 +332,7 @@ EXERCISES = [
         ],
     ),
     Exercise(
-        "03.7", "The leanest spiral", 3, 60, "train and diagnose", judge=judge_spiral,
+        "03.7", "Open: the leanest spiral", 3, 60, "train and diagnose", judge=judge_spiral,
         mistakes=[
             Mistake(NOT_A_NETWORK, lambda: {"layers.0.neurons.0.bias": 0.0}),
             Mistake(TOO_LARGE, lambda: MLP(2, [8, 8, 1], rng=0)),

@@ -53,6 +53,9 @@ LINEAR = Exercise(
         Mistake("the gradient of b is not summed over the examples", lambda X, W, G: (G @ W, G.T @ X, G)),
         Mistake("off by 1/N: no mean stands in Y = X W^T + b", lambda X, W, G: (G @ W, G.T @ X / len(X), G.mean(0))),
         Mistake("the gradient of X goes back through W, not through its transpose", lambda X, W, G: (G @ W.T, G.T @ X, G.sum(0))),
+        Mistake("the gradient of b is averaged over the examples: they add up", lambda X, W, G: (G @ W, G.T @ X, G.mean(0))),
+        Mistake("b passes on what arrives: its gradient is made of G, not of ones",
+                lambda X, W, G: (G @ W, G.T @ X, np.ones(len(W)))),
     ],
 )
 
@@ -123,27 +126,49 @@ LOOKUP = Exercise(
 # --- 04.5 Add an operation --------------------------------------------------------------------------------------------
 
 
+class NotAPair(TypeError):
+    """An operation returned something else than its value and its pullback."""
+
+
+def value_and_pullback(result):
+    """The two parts of what an operation returns; the pullback may come in a tuple. Raises NotAPair for anything else."""
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise NotAPair("the value, and a function from its gradient to that of x")
+    value, pullback = result
+    return value, pullback[0] if isinstance(pullback, tuple) else pullback
+
+
 def observe_operation(answer, x, g):
-    """The value, and what the pullback makes of g; a pullback may come in a tuple."""
+    """The value, and what the pullback makes of g."""
     result = answer(x)
     if result is None:
         return None
-    value, pullback = result
-    pullback = pullback[0] if isinstance(pullback, tuple) else pullback
+    value, pullback = value_and_pullback(result)
     return value, pullback(g.copy())
 
 
-def rms_norm(x, *, eps=1e-6, through=True, share=True, axis=-1):
+def rms_norm(x, *, eps=1e-6, through=1, share=True, axis=-1, centre=False, last=np.divide):
     """Root mean square normalisation, with replaceable parts."""
     count = x.shape[-1] if axis == -1 else x.size
-    r = np.sqrt((x * x).sum(axis, keepdims=True) / count + eps)
+    r = np.sqrt(((x - centre * x.mean(-1, keepdims=True)) ** 2).sum(axis, keepdims=True) / count + eps)
     y = x / r
 
     def pullback(g):
         part = (g * y).sum(axis, keepdims=True) / (count if share else 1)
-        return (g - y * part if through else g) / r
+        return last(g - through * y * part, r)
 
     return y, pullback
+
+
+def rms_alone(x):
+    """Each element as if it alone made up r."""
+    y, _ = rms_norm(x)
+    return y, lambda g: g * (1 - y * y / x.shape[-1]) * y / x
+
+
+def wrong_rms(**options):
+    """The operation with a mistake."""
+    return lambda x: rms_norm(x, **options)
 
 
 RMS = Exercise(
@@ -156,9 +181,15 @@ RMS = Exercise(
     cases=lambda rng: [(rng.normal(size=shape), rng.normal(size=shape)) for shape in ((3, 4), (2, 3, 5), (7,))],
     observe=observe_operation,
     mistakes=[
-        Mistake("the path through r is missing: r depends on x as well", lambda x: rms_norm(x, through=False)),
-        Mistake("off by 1/D in the part that goes through r", lambda x: rms_norm(x, share=False)),
-        Mistake("normalised over all axes instead of the last one", lambda x: rms_norm(x, axis=None)),
+        Mistake("the path through r is missing: r depends on x as well", wrong_rms(through=0)),
+        Mistake("off by 1/D in the part that goes through r", wrong_rms(share=False)),
+        Mistake("the part through r has the wrong sign: a larger r makes y smaller", wrong_rms(through=-1)),
+        Mistake("the last division by r is missing in the pullback", wrong_rms(last=lambda d, r: d)),
+        Mistake("through r each x_j reaches all y_i of its row: sum g_i y_i over the row", rms_alone),
+        Mistake("normalised over all axes instead of the last one", wrong_rms(axis=None)),
+        Mistake("that is the standard deviation: the root mean square subtracts no mean", wrong_rms(centre=True)),
+        Mistake("eps is missing: it stands under the root", wrong_rms(eps=0.0)),
+        Mistake("return two things: the value, and a function from its gradient to that of x", lambda x: rms_norm(x)[0]),
     ],
 )
 
@@ -181,9 +212,14 @@ def einsum_cases(rng):
 
 
 def observe_einsum(answer, equation, k, g, other):
-    """The gradient that the answer's equation gives."""
+    """The gradient that the answer's equation gives; the equation itself where it does not fit the two arrays."""
     found = answer(equation, k)
-    return None if found is None else np.einsum(found, g, other)
+    if found is None:
+        return None
+    try:
+        return np.einsum(found, g, other)
+    except ValueError:
+        return found
 
 
 def einsum_gradient(equation, k, order=lambda own, other, out: f"{out},{other}->{own}"):
@@ -215,6 +251,24 @@ EINSUM = Exercise(
             "the result's term stands after the arrow still: what is wanted has the operand's indices",
             lambda equation, k: einsum_gradient(equation, k, lambda own, other, out: f"{own},{other}->{out}"),
         ),
+        Mistake(
+            "G comes first and the other operand second, whatever k says",
+            lambda equation, k: einsum_gradient(
+                equation, k, lambda own, other, out: f"{other},{out}->{own}" if k else f"{out},{other}->{own}"
+            ),
+        ),
+        Mistake(
+            "the other operand comes first there: G is the first one",
+            lambda equation, k: einsum_gradient(equation, k, lambda own, other, out: f"{other},{out}->{own}"),
+        ),
+        Mistake(
+            "that is the gradient of the other operand: k = 0 asks for the first one's",
+            lambda equation, k: einsum_gradient(equation, 1 - k),
+        ),
+        Mistake(
+            "the other operand keeps its indices as they are: the letters do the transposing",
+            lambda equation, k: einsum_gradient(equation, k, lambda own, other, out: f"{out},{other[::-1]}->{own}"),
+        ),
     ],
 )
 
@@ -227,8 +281,7 @@ def observe_pullback(answer, x, g):
     result = answer(x)
     if result is None:
         return None
-    value, pullback = result
-    pullback = pullback[0] if isinstance(pullback, tuple) else pullback
+    value, pullback = value_and_pullback(result)
     first = np.array(pullback(g))
     return value, first, np.array(pullback(g)), g.copy()
 
@@ -298,7 +351,7 @@ def judge_spirals(answer):
 
 SPIRALS = Exercise(
     "04.8",
-    "two turns",
+    "open: two turns",
     3,
     40,
     OBJECTIVES[3],

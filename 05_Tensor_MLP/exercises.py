@@ -31,6 +31,12 @@ def wrong_gate(**options):
     return lambda x, W, V, g: gated_backward(x, W, V, g, **options)
 
 
+def exchanged(gradients):
+    """The last two of three gradients have changed places."""
+    dx, dW, dV = gradients
+    return dx, dV, dW
+
+
 GATED = Exercise(
     "05.1",
     "the gradient of a gated layer",
@@ -49,6 +55,11 @@ GATED = Exercise(
                 wrong_gate(inner=lambda a, s: s * (1 - s))),
         Mistake("dW lacks the gate: what the gate holds back has no influence", wrong_gate(gate=False)),
         Mistake("dW and dV are transposed: they have the shape of the weights, (O, D)", wrong_gate(turned=True)),
+        Mistake("s (1 - s) is the slope of the sigmoid; 1 - s^2 is that of tanh", wrong_gate(inner=lambda a, s: a * (1 - s * s))),
+        Mistake("dW and dV have changed places: return (dx, dW, dV)", lambda x, W, V, g: exchanged(gated_backward(x, W, V, g))),
+        Mistake("the sigmoid is on the wrong half: V makes the gate", lambda x, W, V, g: exchanged(gated_backward(x, V, W, g))),
+        Mistake("g is missing: every path begins with what arrives from above",
+                lambda x, W, V, g: gated_backward(x, W, V, np.ones_like(g))),
     ],
 )
 
@@ -80,6 +91,34 @@ def unstable_gradient(logits, target, smoothing):
         return (e / e.sum(1, keepdims=True) - smoothed_targets(logits, target, smoothing)) / len(logits)
 
 
+def towards(aim):
+    """The gradient with other targets than the right ones, which `aim` makes of an array of shares, (N, C)."""
+
+    def gradient(logits, target, smoothing):
+        shares = np.full(logits.shape, smoothing / logits.shape[1])
+        aim(shares, target, 1 - smoothing)
+        return (probabilities(logits) - shares) / len(logits)
+
+    return gradient
+
+
+def put_in_columns(shares, target, rest):
+    """The slip of indexing whole columns instead of one element a row."""
+    shares[:, target] += rest
+
+
+def put_alone(shares, target, rest):
+    """The right class gets what the others leave, without its own share."""
+    shares[np.arange(len(target)), target] = rest
+
+
+def shifted_by_one_number(logits, target, smoothing):
+    """The largest logit of all rows subtracted from every row."""
+    with np.errstate(all="ignore"):
+        e = np.exp(logits - logits.max())
+        return (e / e.sum(1, keepdims=True) - smoothed_targets(logits, target, smoothing)) / len(logits)
+
+
 def smoothed_elsewhere(logits, target, smoothing):
     """The share goes to the wrong classes only."""
     n, classes = logits.shape
@@ -106,6 +145,12 @@ SMOOTHED = Exercise(
         Mistake("the smoothing is missing: you have softmax minus one-hot", lambda z, y, s: smoothed_gradient(z, y, 0.0)),
         Mistake("the smoothed share goes to all classes, the right one included", smoothed_elsewhere),
         Mistake("the sign is turned: the gradient is softmax minus target", lambda z, y, s: -smoothed_gradient(z, y, s)),
+        Mistake("the right class keeps its own share as well, 1 - eps + eps/C: a row of targets sums to 1", towards(put_alone)),
+        Mistake("q[:, target] writes into whole columns; one element a row is q[np.arange(N), target]", towards(put_in_columns)),
+        Mistake("the mean is over the N rows, not over all N C elements",
+                lambda z, y, s: smoothed_gradient(z, y, s) / z.shape[1]),
+        Mistake("the largest logit of the whole table leaves nothing of other rows: subtract each row's own",
+                shifted_by_one_number),
     ],
 )
 
@@ -134,13 +179,19 @@ PREDICT = Exercise(
 # --- 05.4 Find the bug ------------------------------------------------------------------------------------------------
 
 
-def adam_step(theta, g, m, v, t, lr=0.1, b1=0.9, b2=0.999, eps=1e-8, *, correct=(True, True), keep=False, late=0):
-    """One step of Adam; the last three arguments make the mistakes below."""
+def adam_step(theta, g, m, v, t, lr=0.1, b1=0.9, b2=0.999, eps=1e-8, *, correct=(True, True), keep=False,
+              power=lambda t: t, late_root=True):
+    """One step of Adam; the arguments after the star make the mistakes below."""
     m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-    mean = m / (1 - b1 ** (t + late)) if correct[0] else m
-    square = v / (1 - b2 ** (t + late)) if correct[1] else v
-    theta = theta - lr * mean / (np.sqrt(square) + eps)
+    mean = m / (1 - b1 ** power(t)) if correct[0] else m
+    square = v / (1 - b2 ** power(t)) if correct[1] else v
+    root = np.sqrt(square) if late_root else np.sqrt(v) / (1 - b2**t)
+    theta = theta - lr * mean / (root + eps)
     return (theta, mean, square) if keep else (theta, m, v)
+
+
+class NotThree(TypeError):
+    """A step returned something else than theta, m and v."""
 
 
 def three_steps(answer, theta, gradients):
@@ -150,6 +201,8 @@ def three_steps(answer, theta, gradients):
         result = answer(theta, g, m, v, t)
         if result is None:
             return None
+        if not isinstance(result, tuple | list) or len(result) != 3:
+            raise NotThree("(theta, m, v)")
         theta, m, v = result
     return theta, m, v
 
@@ -174,7 +227,10 @@ ADAM = Exercise(
         Mistake("only m is corrected; v starts at zero as well", wrong_adam(correct=(True, False))),
         Mistake("only v is corrected; m starts at zero as well", wrong_adam(correct=(False, True))),
         Mistake("the corrected means are remembered; correct copies, and return m and v as they are", wrong_adam(keep=True)),
-        Mistake("the powers are off by one: at the first step t is 1", wrong_adam(late=1)),
+        Mistake("the powers are off by one: at the first step t is 1", wrong_adam(power=lambda t: t + 1)),
+        Mistake("the power t is missing: 1 - b1 corrects the first step only", wrong_adam(power=lambda t: 1)),
+        Mistake("correct v first, then take the root", wrong_adam(late_root=False)),
+        Mistake("return three things: theta, m and v", lambda theta, g, m, v, t: adam_step(theta, g, m, v, t)[0]),
     ],
 )
 
@@ -206,6 +262,11 @@ def wave_from_zero(count, warmup, total):
     return count / warmup if count < warmup else (1 + np.cos(np.pi * min(count / total, 1.0))) / 2
 
 
+def then(fall):
+    """The right ramp, and after it `fall` of the share of the way, from 0 to 1."""
+    return lambda c, w, t: c / w if c < w else fall(min((c - w) / (t - w), 1.0))
+
+
 SCHEDULE = Exercise(
     "05.5",
     "warm-up and cosine",
@@ -221,8 +282,15 @@ SCHEDULE = Exercise(
         Mistake("there is a jump at the end of the warm-up: the wave begins there, not at step 0", wave_from_zero),
         Mistake("the ramp begins one step late or early: it is 0 at count 0 and 1 at count `warmup`",
                 lambda c, w, t: (c + 1) / w if c < w else warmup_cosine(c, w, t)),
-        Mistake("the wave is missing: this falls in a straight line",
-                lambda c, w, t: c / w if c < w else max(0.0, 1 - (c - w) / (t - w))),
+        Mistake("the wave is missing: this falls in a straight line", then(lambda share: 1 - share)),
+        Mistake("that is a quarter of a wave: cos runs from 1 to -1 over pi, and (1 + cos) / 2 from 1 to 0",
+                then(lambda share: np.cos(np.pi / 2 * share))),
+        Mistake("cos runs from 1 to -1: add 1 and halve it", then(lambda share: np.cos(np.pi * share))),
+        Mistake("a whole wave comes up again: half of one is pi, not 2 pi",
+                then(lambda share: (1 + np.cos(2 * np.pi * share)) / 2)),
+        Mistake("the wave takes total - warmup steps, not total: it does not reach 0 in time",
+                lambda c, w, t: warmup_cosine(c, w, t + w)),
+        Mistake("the warm-up is missing", lambda c, w, t: (1 + np.cos(np.pi * min(c / t, 1.0))) / 2),
     ],
 )
 
@@ -267,6 +335,16 @@ DROPOUT = Exercise(
                 factors(right, lambda p, m, t: 1 / (1 - p) if t else 1.0)),
         Mistake("the gradient is not scaled: y is x times mask / (1 - p), and so is dx",
                 factors(right, lambda p, m, t: m if t else 1.0)),
+        Mistake("multiplied by 1 - p, which shrinks the mean further: divide",
+                factors(lambda p, m, t: m * (1 - p) if t else 1.0, lambda p, m, t: m * (1 - p) if t else 1.0)),
+        Mistake("dx is g as it came: what was dropped has no influence, what was kept has 1 / (1 - p)",
+                factors(right, lambda p, m, t: 1.0)),
+        Mistake("the mask is turned round: it is True where a number is kept",
+                factors(lambda p, m, t: right(p, ~m, t), lambda p, m, t: right(p, ~m, t))),
+        Mistake("dx is the slope alone: the chain rule multiplies it by g",
+                lambda x, g, p, m, t: (x * right(p, m, t), np.ones_like(x) * right(p, m, t))),
+        Mistake("in evaluation dropout does nothing, so the gradient passes as it is",
+                factors(right, lambda p, m, t: right(p, m, t) if t else 0.0)),
         Mistake("it drops in evaluation, too",
                 factors(lambda p, m, t: m / (1 - p), lambda p, m, t: m / (1 - p))),
         Mistake("in evaluation nothing is scaled: training has made up for it already",

@@ -155,6 +155,8 @@ def test_tuples_are_compared_part_by_part():
     )
     assert grade(exercise, lambda x: (x.sum(), 2 * x)).passed is True
     assert "part 1" in grade(exercise, lambda x: (x.sum(), 3 * x)).message
+    assert "returned 1 thing, expected 2" in grade(exercise, lambda x: (x.sum(),)).message
+    assert "returned 3 things, expected 2" in grade(exercise, lambda x: (x.sum(), 2 * x, x)).message
 
 
 def test_check_prints_one_line_and_names_unknown_exercises(monkeypatch, capsys):

@@ -150,6 +150,8 @@ def differs(got, wanted):
     if isinstance(wanted, tuple) and isinstance(got, tuple) and len(got) == len(wanted):
         part = next(i for i, (g, w) in enumerate(zip(got, wanted, strict=True)) if not same(g, w, 1e-6, 1e-9))
         return f"part {part} of the result: " + differs(("gave", got[part]), ("gave", wanted[part]))
+    if isinstance(wanted, tuple) and isinstance(got, tuple | list) and len(got) != len(wanted):
+        return f"it returned {len(got)} {'thing' if len(got) == 1 else 'things'}, expected {len(wanted)}"
     if isinstance(got, str | tuple | list) != isinstance(wanted, str | tuple | list) or isinstance(wanted, str):
         return (
             f"expected {'text' if isinstance(wanted, str) else type(wanted).__name__}, and a different one than {got!r}"
