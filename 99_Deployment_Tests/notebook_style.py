@@ -6,6 +6,7 @@ hold for every notebook, `CHAPTER_RULES` for the narrative notebook of a chapter
 
 import ast
 import re
+from itertools import pairwise
 
 from shared.checks import NOT_ATTEMPTED, exercises
 
@@ -37,7 +38,8 @@ def prose(notebook):
 
 
 def stored_as_run_all_leaves_it(notebook, path):
-    """Counts run from 1 to n, nothing failed but what is tagged to, nothing stands on stderr, no stray metadata."""
+    """Counts run from 1 to n, nothing failed but what is tagged to, nothing stands on stderr, what was printed is in one
+    piece, no stray metadata."""
     cells = code_cells(notebook)
     if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
         yield "the execution counts do not run from 1 to n: store the notebook again"
@@ -51,6 +53,9 @@ def stored_as_run_all_leaves_it(notebook, path):
                 yield f"cell {cell.id!r} stores an error: {output.ename}"
             if output.get("name") == "stderr":
                 yield f"cell {cell.id!r} wrote to stderr"
+        names = [output.get("name") for output in cell.get("outputs", [])]
+        if any(first == second == "stdout" for first, second in pairwise(names)):
+            yield f"cell {cell.id!r} stores what it printed in pieces: store the notebook again"
     if set(notebook.metadata) != {"kernelspec", "language_info"} or set(notebook.metadata.language_info) != {"name"}:
         yield "the notebook has stray metadata: store it again"
 
@@ -233,9 +238,10 @@ def complete_exercises(notebook, path):
         if "solutions.ipynb" not in text:
             yield f"exercise {id}: no link to its solution"
         exercise = table.get(id)
-        if exercise and not (id in text and "★" * exercise.stars in text and f"{exercise.minutes} min" in text):
-            stars = "★" * exercise.stars
-            yield f"exercise {id}: its text does not say {id}, {stars} and {exercise.minutes} minutes as exercises.py does"
+        if exercise:
+            measure = f"{'★' * exercise.stars} {exercise.minutes} minutes"
+            if not re.search(rf"^\*\*{id} [^*\n]+\*\* {measure}, objectives? \d( and \d)*$", text, re.MULTILINE):
+                yield f"exercise {id}: no line of its text reads '**{id} Title** {measure}, objective 1', as in all chapters"
 
 
 def solutions_pass(notebook, path):

@@ -25,6 +25,8 @@ def clean(notebook):
     notebook.nbformat_minor = 5
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        if "outputs" in cell:
+            cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", []):
             if "metadata" in output:
                 kept = {
@@ -33,6 +35,19 @@ def clean(notebook):
                     if isinstance(note, dict) and "alt" in note
                 }
                 output.metadata = nbformat.from_dict(kept)
+
+
+def joined(outputs):
+    """The outputs with what was printed in one go in one piece: the kernel sends it in parts as its clock decides, and
+    some viewers show each part as a paragraph of its own."""
+    whole = []
+    for output in outputs:
+        before = whole[-1] if whole else {}
+        if output.output_type == before.get("output_type") == "stream" and output.name == before.name:
+            before.text += output.text
+        else:
+            whole.append(output)
+    return whole
 
 
 def run(path):

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from shared import CHAPTER_FOLDERS, checks
+from shared import CHAPTER_FOLDERS, checks, store_notebook
 from shared import notebook_style as style
 from shared.checks import Exercise
 
@@ -13,6 +13,7 @@ KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+HEADING, HINT, LINK = "**{} Count** ★★ 10 minutes, objective 1", "<details>a hint</details>", "solutions.ipynb"
 EXERCISES = {f"77.{i}": Exercise(f"77.{i}", "count", 2, 10, "to count", expected=i) for i in range(1, 6)}
 
 
@@ -67,7 +68,7 @@ def good_notebook():
     ]
     for id in EXERCISES:
         hints = "<details>the idea</details>\n<details>the error</details>\n[solution](solutions.ipynb)"
-        cells.append(text(f"**{id}** ★★ 10 minutes\n\n{hints}", f"exercise-{id.replace('.', '-')}"))
+        cells.append(text(f"{HEADING.format(id)}\n\n{hints}", f"exercise-{id.replace('.', '-')}"))
         cells.append(code(f'check("{id}", ...)', f"stub-{id.replace('.', '-')}", printed(f"{id} not attempted yet")))
     cells.append(text("## Recap", "recap"))
     notebook = new_notebook(cells=cells, metadata=KERNEL)
@@ -138,6 +139,7 @@ DEFECTS = [
         put("figure", outputs=[new_output("error", ename="E", evalue="", traceback=[])]),
     ),
     (style.stored_as_run_all_leaves_it, put("figure", outputs=[new_output("stream", name="stderr", text="careful")])),
+    (style.stored_as_run_all_leaves_it, put("figure", outputs=[printed("one"), printed("two")])),
     (style.stored_as_run_all_leaves_it, add(code(" ", "nothing"))),
     (style.stored_as_run_all_leaves_it, lambda notebook: notebook.metadata.update(widgets={})),
     (style.readable_ids, lambda notebook: notebook.cells[0].update(id="1a2b3c4d")),
@@ -170,14 +172,20 @@ DEFECTS = [
     (style.spine, swap("clinic", "recap")),
     (style.complete_exercises, drop("stub-77-1")),
     (style.complete_exercises, put("stub-77-2", outputs=[printed("77.2 passed")])),
-    (
-        style.complete_exercises,
-        put("exercise-77-2", source="**77.2** ★★ 10 minutes <details></details> solutions.ipynb"),
-    ),
-    (style.complete_exercises, put("exercise-77-2", source="**77.2** ★★ 10 minutes" + 2 * "<details></details>")),
-    (
-        style.complete_exercises,
-        put("exercise-77-2", source="**77.2** ★ 10 minutes solutions.ipynb" + 2 * "<details></details>"),
+    *(
+        (style.complete_exercises, put("exercise-77-2", source=f"{heading}\n\n{hints}{link}"))
+        for heading, hints, link in (
+            (HEADING.format("77.2"), HINT, LINK),
+            (HEADING.format("77.2"), HINT + HINT, ""),
+            (HEADING.format("77.3"), HINT + HINT, LINK),
+            ("**77.2 Count** ★ 10 minutes, objective 1", HINT + HINT, LINK),
+            ("**77.2 Count** ★★★ 10 minutes, objective 1", HINT + HINT, LINK),
+            ("**77.2 Count** ★★ 20 minutes, objective 1", HINT + HINT, LINK),
+            ("**77.2 Count** ★★ 10 min, objective 1", HINT + HINT, LINK),
+            ("**77.2 Count** ★★ 10 minutes", HINT + HINT, LINK),
+            ("### 77.2 Count ★★ 10 minutes, objective 1", HINT + HINT, LINK),
+            ("**77.2** ★★ 10 minutes, objective 1", HINT + HINT, LINK),
+        )
     ),
 ]
 
@@ -187,6 +195,11 @@ def test_each_rule_rejects_its_defect(chapter, rule, defect):
     notebook = good_notebook()
     defect(notebook)
     assert list(rule(notebook, chapter))
+
+
+def test_what_was_printed_is_stored_in_one_piece():
+    outputs = store_notebook.joined([printed("one"), printed("two"), picture(), printed("three")])
+    assert [output.get("text") for output in outputs] == ["one\ntwo\n", None, "three\n"]
 
 
 def test_a_large_file_is_rejected(chapter):
