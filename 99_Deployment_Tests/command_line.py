@@ -56,7 +56,7 @@ def generate_command(options):
     stored = load_model(default_text_model(options.model))
     ids = prompt_ids(stored, options.prompt)
     new = generate(stored.model, ids, options.tokens, temperature=options.temperature, top_k=options.top_k,
-                   top_p=options.top_p, seed=options.seed, stream=True)
+                   top_p=options.top_p, seed=np.random.default_rng(options.seed), stream=True)
     last = options.prompt
     print(options.prompt.removeprefix("\n"), end="", flush=True)
     for last in stored.tokenizer.decode_each(new):
@@ -185,7 +185,8 @@ def build_parser():
     add("--top-k", type=positive(10**6, "a number from 1"), help="draw among the K likeliest only")
     add("--top-p", type=number(float, 1e-9, 1, "a number above 0, at most 1"),
         help="draw among the fewest that have this probability together")
-    add("--seed", type=number(int, 0, 2**63, "a number from 0"), help="the same seed writes the same text")
+    add("--seed", type=number(int, 0, 2**63, "a number from 0"),
+        help="the same seed writes the same text; default: another one each time")
     add("--model", help="default: shakespeare where that is stored, else shakespeare_small")
 
     add = command("train", train_command, "train a stored model anew, as its chapter does",

@@ -121,8 +121,8 @@ class AttentionWatch:
 def written(stored, ids, tokens, *, temperature=1.0, top_k=None, top_p=None, seed=None, attention="none"):
     """Let a stored GPT continue ids (T,): yields a table for each new token, as the API's description explains.
 
-    The text is that of `generate` with the same arguments. The model is a copy with the same weights, so that several
-    threads may write at once, each listening to its own.
+    The text is that of `generate` with the same arguments; without a seed it is another one each time. The model is a copy
+    with the same weights, so that several threads may write at once, each listening to its own.
     """
     model = copy.deepcopy(stored.model, {id(p): p for p in stored.model.parameters()})
     heard, drawn, count = {}, [], len(ids)
@@ -134,7 +134,8 @@ def written(stored, ids, tokens, *, temperature=1.0, top_k=None, top_p=None, see
             drawn.append(token)
             yield token
 
-    new = generate(model, ids, tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stream=True)
+    new = generate(model, ids, tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=np.random.default_rng(seed),
+                   stream=True)
     try:
         for text in stored.tokenizer.decode_each(noted(new)):
             p = token_probabilities(heard["logits"], temperature, top_k, top_p)
@@ -213,7 +214,7 @@ class Prompt(BaseModel):
     temperature: float = Field(0.8, ge=0, le=5, allow_inf_nan=False, description="0 always takes the likeliest token")
     top_k: int | None = Field(None, ge=1, le=100_000, description="draw among the k likeliest only")
     top_p: float | None = Field(None, gt=0, le=1, description="draw among the fewest that have this probability together")
-    seed: int | None = Field(None, ge=0, lt=2**32, description="the same seed writes the same text")
+    seed: int | None = Field(None, ge=0, lt=2**32, description="the same seed writes the same text; none: another one each time")
     attention: Literal["none", "mean", "all"] = Field("mean", description="of all heads together, or of each block and head")
 
 

@@ -20,6 +20,7 @@ from shared import command_line, datasets, models
 from shared.command_line import build_parser, main, training_runs
 from shared.deployment import load_model, stored_models
 from shared.models import Failure, default_text_model, prompt_ids
+from shared.tensor import manual_seed
 from shared.transformers import generate
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install pillow")
@@ -157,6 +158,16 @@ def test_generate_writes_what_generate_writes(capsys):
     settings = ["--temperature", "0.7", "--top-k", "9", "--top-p", "0.9", "--seed", "3", "--model", "shakespeare_small"]
     assert main(["generate", "--prompt", "ROMEO:\n", "--tokens", "30", *settings]) == 0
     assert capsys.readouterr().out == expected + ("" if expected.endswith("\n") else "\n")
+
+
+def test_generate_writes_another_text_each_time(capsys):
+    """Unless a seed is given: the engine's own generator would begin in the same way in every process."""
+    texts = set()
+    for seed in ([], [], ["--seed", "5"], ["--seed", "5"]):
+        manual_seed(0)  # as in a fresh process
+        assert main(["generate", "--tokens", "30", "--temperature", "1", "--model", "shakespeare_small", *seed]) == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 3
 
 
 def test_generate_says_what_is_wrong_with_a_prompt(capsys):
