@@ -466,7 +466,8 @@ def judge_reader(answer):
         return f"{centred:.0%} of the digits that were not moved are read: about guessing, so something is broken"
     if centred - share > 0.1:
         return f"digits in the middle: {centred:.0%}, moved: {share:.0%}. It reads digits where they stand in training only"
-    return f"moved: {share:.1%}, in the middle: {centred:.1%}; the target is 94 % of the moved ones"
+    return (f"moved: {share:.1%}, in the middle: {centred:.1%}. The place does no harm any more; for 94 % train longer, or a "
+            "larger network")
 
 
 def nearest_mean(pictures, labels):
@@ -475,16 +476,23 @@ def nearest_mean(pictures, labels):
     return lambda x: (2 * x.reshape(len(x), -1).astype(float) @ means.T - (means**2).sum(1)).argmax(1)
 
 
+def careless(pictures, labels):
+    """Reads nine digits of ten, wherever they stand; it knows the answers."""
+    answers = datasets.mnist_embedded().y_test[:2000]
+    return lambda x: np.where(np.arange(len(x)) % 10, answers, (answers + 1) % 10)
+
+
 READER = Exercise(
     "06.8",
     "open: read what has moved",
-    3,
-    60,
+    2,
+    40,
     OBJECTIVES[4],
     judge=judge_reader,
     mistakes=[
         Mistake("about guessing", lambda x, y: lambda pictures: np.full(len(pictures), 3)),
         Mistake("where they stand in training only", nearest_mean),
+        Mistake("The place does no harm any more", careless),
         Mistake("logits want an argmax(1)", lambda x, y: lambda pictures: np.zeros((len(pictures), 10))),
         Mistake("expected a function from pictures to classes, got ndarray", lambda x, y: y),
     ],
