@@ -232,7 +232,7 @@ def einsum_gradient(equation, k, order=lambda own, other, out: f"{out},{other}->
 EINSUM = Exercise(
     "04.6",
     "the gradient of every einsum",
-    3,
+    2,
     20,
     OBJECTIVES[0],
     expected=einsum_gradient,
