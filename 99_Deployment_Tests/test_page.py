@@ -2,11 +2,14 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+
+from shared.deployment import classify, digit_pixels, load_model, read_picture
 
 for package in ("PIL", "fastapi", "uvicorn", "playwright"):
     pytest.importorskip(package, reason=f"needs {package}: pip install -e '.[test]'")
@@ -83,6 +86,39 @@ def pixels(page, selector):
     return np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGBA"))
 
 
+LISTEN = """() => {
+    const real = window.fetch;
+    window.sent = [];
+    window.fetch = async (path, options) => {
+        const bytes = new Uint8Array(await new Response(options?.body).arrayBuffer());
+        const entry = [path, btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join("")), ""];
+        sent.push(entry);
+        const answer = await real(path, options);
+        answer.clone().text().then((text) => { entry[2] = text; }, () => {});
+        return answer;
+    };
+}"""
+
+
+def listen(page, path):
+    """A function that returns the bodies which the page has sent to a path since now; the browser itself keeps no blobs."""
+    page.evaluate(LISTEN)
+    return lambda: [base64.b64decode(body) for asked, body, _ in page.evaluate("() => sent") if asked == path]
+
+
+def on_map(values, page):
+    """Numbers from 0 to 1 in the colours of the page's maps: (..., 3)."""
+    low, high = (np.array([int(name[i : i + 2], 16) for i in (1, 3, 5)]) for name in page.evaluate(
+        "() => ['--map-low', '--map-high'].map(n => getComputedStyle(document.documentElement).getPropertyValue(n).trim())"))
+    return low + values[..., None] * (high - low)
+
+
+def inked(picture):
+    """The smallest rectangle around what is dark in a picture, the bytes of a file: left, top, right, bottom."""
+    rows, columns = (np.flatnonzero((read_picture(picture)[..., 0] < 128).any(axis)) for axis in (1, 0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
 @chromium
 def test_a_seven_that_is_drawn_is_read(opened):
     page = opened()
@@ -101,6 +137,85 @@ def test_a_seven_that_is_drawn_is_read(opened):
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#digit-status")).to_have_text("Nothing drawn yet.")
     assert np.array_equal(pixels(page, "[data-layer='0']"), blank[0])
+
+
+@chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_maps_show_what_the_network_computes(opened, scheme):
+    """Each map in its place, upright and in the page's colours, which follow when the scheme changes."""
+    page = opened(color_scheme={"light": "dark", "dark": "light"}[scheme])
+    sent = listen(page, "/api/digit")
+    draw(page, *SEVEN)
+    expect(page.locator("#digit-status")).to_have_text(re.compile("^Read as 7"))
+    page.emulate_media(color_scheme=scheme)
+    picture, stored = read_picture(sent()[-1]), load_model("mnist_cnn")
+    page.wait_for_function("low => getComputedStyle(document.documentElement).getPropertyValue('--map-low') === low",
+                           arg={"light": "#ffffff", "dark": "#141617"}[scheme])
+    np.testing.assert_allclose(pixels(page, "#seen")[..., :3], on_map(digit_pixels(picture)[0, 0], page), atol=2)
+    maps = service.feature_maps(stored.model, stored.prepare(picture))
+    for layer in (0, 2, 4):
+        shown, (count, height, width) = pixels(page, f"[data-layer='{layer}']"), maps[layer].shape
+        columns = min(16, count // 4)
+        assert shown.shape[:2] == (count // columns * (height + 1) - 1, columns * (width + 1) - 1)
+        for k in (0, 1, columns, count - 1):
+            row, column = divmod(k, columns)
+            part = shown[row * (height + 1) :, column * (width + 1) :][:height, :width, :3]
+            np.testing.assert_allclose(part, on_map(maps[layer][k] / maps[layer].max(), page), atol=2)
+
+
+@chromium
+def test_undo_takes_back_the_last_line_and_clear_all(opened):
+    page = opened()
+    sent = listen(page, "/api/digit")
+    status, empty = page.locator("#digit-status"), "Nothing drawn yet."
+    draw(page, (100, 60), (100, 200))
+    draw(page, (180, 60), (180, 200))
+    expect(status).to_have_text(re.compile("^Read as"))
+    page.wait_for_function("() => !latest.busy")
+    assert inked(sent()[-1]) == pytest.approx([90, 50, 190, 210], abs=1)
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("() => !latest.busy")
+    assert inked(sent()[-1]) == pytest.approx([90, 50, 110, 210], abs=1)
+    page.get_by_role("button", name="Clear").click()
+    expect(status).to_have_text(empty)
+    expect(page.get_by_role("button", name="Clear")).to_be_disabled()
+    draw(page, *SEVEN)
+    expect(status).to_have_text(re.compile("^Read as 7"))
+    page.focus("#paper")
+    page.keyboard.press("Delete")
+    expect(status).to_have_text(empty)
+
+
+@chromium
+def test_the_keyboards_pen_moves_as_far_as_it_should(opened):
+    """Eight pixels a key, slantwise with two held, from the middle, no further than the edge; leaving lifts the pen."""
+    page = opened()
+    sent = listen(page, "/api/digit")
+
+    def drawn():
+        page.wait_for_function("() => strokes.length && !latest.busy")
+        box = inked(sent()[-1])
+        return [box[0] + 10, box[1] + 10, box[2] - 10, box[3] - 10]  # without the half of the pen's width
+
+    page.focus("#paper")
+    page.keyboard.press(" ")
+    for key in ["ArrowRight"] * 4 + ["ArrowUp"] * 3:
+        page.keyboard.press(key)
+    assert drawn() == pytest.approx([140, 116, 172, 140], abs=1)
+    page.keyboard.down("ArrowDown")
+    page.keyboard.down("ArrowLeft")
+    page.keyboard.up("ArrowDown")
+    page.keyboard.up("ArrowLeft")  # one down, then one slantwise: (164, 132)
+    for _ in range(20):
+        page.keyboard.press("ArrowDown")
+    assert drawn() == pytest.approx([140, 116, 172, 268], abs=1)
+    page.keyboard.press("Tab")
+    page.focus("#paper")
+    page.keyboard.press("ArrowLeft")  # the pen is up again, and draws nothing
+    page.keyboard.press(" ")
+    page.keyboard.press(" ")
+    page.wait_for_function("() => strokes.length === 2 && !latest.busy")
+    assert page.evaluate("() => strokes[1]") == [{"x": 156, "y": 268}]
 
 
 @chromium
@@ -146,6 +261,120 @@ def test_a_picture_is_looked_at(opened, tmp_path):
 
 
 @chromium
+def test_a_picture_is_made_small_and_laid_on_white(opened, tmp_path):
+    """Nothing larger than the network needs has to travel, and what is transparent is not black."""
+    page = opened()
+    sent = listen(page, "/api/photo")
+    glass = np.zeros((700, 1400, 4), np.uint8)
+    glass[:, :700] = (200, 30, 60, 255)
+    Image.fromarray(glass).save(tmp_path / "glass.png")
+    with page.expect_response("**/api/photo"):
+        page.set_input_files("#file", tmp_path / "glass.png")
+    picture = read_picture(sent()[0])
+    assert picture.shape == (512, 1024, 3)
+    np.testing.assert_allclose(picture[256, [100, 900]], [[200, 30, 60], [255, 255, 255]], atol=1)
+    expect(page.locator("#photo-status")).to_have_text(re.compile("^It takes this for"))
+    answer = classify(load_model("cifar10_cnn"), [picture])[0]
+    shares = [float(text.split()[0]) for text in page.locator("#photo-bars .value").all_inner_texts()]
+    np.testing.assert_allclose(shares, 100 * answer, atol=0.06)
+    names = page.locator("#photo-bars .name").all_inner_texts()
+    assert f"this for: {names[answer.argmax()]}," in page.locator("#photo-status").inner_text()
+
+
+GIVE = """([kind, type]) => {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = 40;
+    return new Promise(done => canvas.toBlob(blob => {
+        const data = new DataTransfer();
+        data.items.add(new File([blob], 'a.png', { type }));
+        const event = kind === 'drop' ? new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true })
+            : new ClipboardEvent('paste', { clipboardData: data, bubbles: true });
+        document.getElementById('drop').dispatchEvent(event);
+        done(event.defaultPrevented);
+    }));
+}"""
+
+
+@chromium
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_picture_can_be_dropped_or_pasted(opened, kind):
+    page = opened()
+    with page.expect_response("**/api/photo") as answered:
+        prevented = page.evaluate(GIVE, [kind, "image/png"])
+    assert answered.value.status == 200 and prevented == (kind == "drop")  # else the browser would leave the page for it
+    expect(page.locator("#photo-status")).to_have_text(re.compile("^It takes this for"))
+
+
+@chromium
+def test_what_the_sliders_say_is_sent_and_what_comes_is_shown(opened):
+    """The request; then, for a character, the numbers that the service sent with it: of all heads, and of one."""
+    page = opened()
+    sent = listen(page, "/api/generate")
+    page.fill("#prompt", "JULIET:\n")
+    for slider, value in (("temperature", "1.2"), ("top-k", "7"), ("tokens", "40")):
+        page.fill(f"#{slider}", value)
+    expect(page.locator("#temperature-shown")).to_have_text("1.20")
+    expect(page.locator("#top-k-shown")).to_have_text("7")
+    expect(page.locator("#tokens-shown")).to_have_text("40")
+    page.press("#prompt", "Control+Enter")
+    expect(page.locator("#writer-status")).to_have_text("Done, 40 characters.")
+    assert json.loads(sent()[0]) == {"prompt": "JULIET:\n", "temperature": 1.2, "top_k": 7, "tokens": 40, "attention": "all"}
+    _, *tokens, _ = map(json.loads, page.evaluate("() => sent[0][2]").splitlines())
+    text = "JULIET:\n" + "".join(token["text"] for token in tokens)
+    assert page.locator("#text").evaluate("e => e.textContent") == text
+    token, place = tokens[25], 8 + 25
+    shares = np.array(token["attention"]["thousandths"]) / 1000
+    page.locator("#text span").nth(place).click()
+    page.mouse.move(0, 0)  # away, lest another character slides under the pointer
+    for block, head, row in [(0, 0, shares.mean((0, 1))), (0, 2, shares[:, 1].mean(0)), (3, 0, shares[2].mean(0)),
+                             (3, 2, shares[2, 1])]:  # places in the lists, where the first one is "all"
+        page.select_option("#block", index=block)
+        page.select_option("#head", index=head)
+        marked = page.locator("#text span").evaluate_all("all => all.map(e => +e.style.getPropertyValue('--share'))")
+        np.testing.assert_allclose(marked, [*(row / row.max()), *[0] * (len(text) - len(row))], atol=1e-3)
+        told = page.locator("#chosen").inner_text()
+        assert f"drawn with probability {100 * token['probability']:.1f} %" in told
+        assert f"{100 * row.max():.1f} %, at " in told and told.endswith(f", {place - row.argmax()} back.")
+    likely = page.locator("#likely li").evaluate_all("all => all.map(e => [...e.children].map(c => c.textContent))")
+    shown = {"\n": "↵", " ": "␣"}
+    assert [(name, share) for name, _, share in likely] == [
+        (shown.get(name, name), f"{100 * share:.1f} %") for name, share in token["likely"]]
+    page.fill("#top-k", "40")
+    expect(page.locator("#top-k-shown")).to_have_text("all")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("#writer-status")).to_have_text("Done, 40 characters.")
+    assert json.loads(sent()[1])["top_k"] is None
+
+
+@chromium
+def test_a_busy_service_is_asked_again(opened):
+    page = opened()
+    refused = []
+
+    def busy(route):
+        if refused:
+            return route.continue_()
+        refused.append(route)
+        return route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "busy"})
+
+    page.route("**/api/digit", busy)
+    draw(page, *SEVEN)
+    expect(page.locator("#digit-status")).to_have_text(re.compile("^Read as 7"))
+    assert len(refused) == 1 and all("503" in text for text in page.said)
+    page.said.clear()
+
+
+@chromium
+def test_a_text_that_breaks_off_is_no_finished_text(opened):
+    page = opened()
+    start = {"event": "start", "model": "m", "context": 8, "blocks": 1, "heads": 1, "prompt": ["A"]}
+    page.route("**/api/generate", lambda route: route.fulfill(status=200, body=json.dumps(start) + "\n"))
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("#writer-status")).to_have_text("The text broke off.")
+    expect(page.get_by_role("button", name="Write")).to_be_enabled()
+
+
+@chromium
 def test_a_text_is_written_and_looked_into(opened):
     page = opened()
     page.fill("#prompt", "JULIET:\n")
@@ -173,7 +402,7 @@ def test_a_text_is_written_and_looked_into(opened):
     page.keyboard.press("ArrowLeft")
     assert "chosen" in page.locator("#text span").nth(11).get_attribute("class")
     page.keyboard.press("Home")
-    expect(page.locator("#chosen")).to_have_text(re.compile("^J: part of the beginning"))
+    expect(page.locator("#chosen")).to_have_text(re.compile("^“J”: part of the beginning"))
 
 
 @chromium
