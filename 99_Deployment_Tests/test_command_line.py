@@ -160,6 +160,16 @@ def test_generate_writes_what_generate_writes(capsys):
     assert capsys.readouterr().out == expected + ("" if expected.endswith("\n") else "\n")
 
 
+def test_a_line_of_text_is_printed_without_empty_lines_around_it(capsys):
+    """The default prompt is the end of the line before, which is not shown; an end of line that the model wrote is the last."""
+    stored = load_model("shakespeare_small")
+    text = generate(stored.model, "\n", 200, tokenizer=stored.tokenizer, temperature=0.8, seed=0).removeprefix("\n")
+    line = text[: text.index("\n", 1) + 1]
+    for length, shown in [(len(line), line), (len(line) - 1, line)]:
+        assert main(["generate", "--tokens", str(length), "--seed", "0", "--model", "shakespeare_small"]) == 0
+        assert capsys.readouterr().out == shown
+
+
 def test_generate_writes_another_text_each_time(capsys):
     """Unless a seed is given: the engine's own generator would begin in the same way in every process."""
     texts = set()
@@ -171,8 +181,9 @@ def test_generate_writes_another_text_each_time(capsys):
 
 
 def test_generate_says_what_is_wrong_with_a_prompt(capsys):
-    assert "'é' at position 2" in failed(capsys, "generate", "--prompt", "Ofé")
-    assert "empty" in failed(capsys, "generate", "--prompt", "")
+    line = failed(capsys, "generate", "--prompt", "Ofé", "--model", "shakespeare_small")
+    assert re.fullmatch(r"python -m shared: prompt: [^:;=]*'é' at position 2[^:;=]* of shakespeare_small\n", line)
+    assert "the prompt is empty; it needs" in failed(capsys, "generate", "--prompt", "")
     assert "no model of text" in failed(capsys, "generate", "--model", "mnist_cnn")
 
 
@@ -200,6 +211,7 @@ def test_models_lists_every_stored_model_with_its_figure(capsys):
     for name, path in stored_models().items():
         for key, value in json.loads(path.with_suffix(".json").read_text())["figure"].items():
             assert f"{key} {value}" in lines[name]
+        assert f" {path.stat().st_size / 1e6:.1f} MB " in lines[name]
 
 
 @pytest.mark.parametrize("kind", ["onnx", "safetensors"])

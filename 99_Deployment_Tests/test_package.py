@@ -33,6 +33,11 @@ def test_the_version_stands_in_one_place():
     assert newest[1] == shared.__version__
 
 
+def test_readme_names_the_oldest_python_that_is_taken():
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert f"You need Python {oldest} or later" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_it_needs_numpy_alone():
     assert [re.match(r"[\w-]+", needed)[0] for needed in PROJECT["project"]["dependencies"]] == ["numpy"]
 

@@ -273,6 +273,8 @@ def test_models_health_and_readiness(client):
     assert {model["task"]: name for name, model in models.items() if model["task"]} == {
         "digit": "mnist_cnn", "photo": "cifar10_cnn", "text": "shakespeare_small"}
     assert models["mnist_cnn"]["figure"] == load_model("mnist_cnn").record["figure"]
+    assert {name: model["bytes"] for name, model in models.items()} == {
+        name: path.stat().st_size for name, path in stored_models().items()}
     assert client.get("/health").json() == {"status": "alive", "version": shared.__version__}
     assert client.get("/ready").json()["status"] == "ready"
 
@@ -764,8 +766,10 @@ def test_a_stop_finishes_what_is_running(sent, code):
 
 
 @linux
-def test_no_worker_outlives_its_supervisor():
-    with load.running_service("--model", "shakespeare_small") as (supervisor, port):
-        [worker] = load.workers(supervisor.pid)
-        supervisor.kill()
-        wait_for(lambda: not load.is_ready(port) and not os.path.exists(f"/proc/{worker}/maps"))
+def test_no_worker_outlives_its_supervisor(two_workers):
+    """The last test of this file: afterwards the two are gone."""
+    supervisor, port = two_workers
+    workers = load.workers(supervisor.pid)
+    supervisor.kill()
+    wait_for(lambda: not load.is_ready(port) and not any(os.path.exists(f"/proc/{worker}/maps") for worker in workers))
+    assert len(workers) == 2
