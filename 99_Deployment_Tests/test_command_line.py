@@ -202,6 +202,8 @@ def test_the_text_model_is_the_best_one_stored(monkeypatch):
 def test_prompt_ids_are_the_tokenisers():
     stored = load_model("shakespeare_small")
     np.testing.assert_array_equal(prompt_ids(stored, "To be"), stored.tokenizer.encode("To be"))
+    with pytest.raises(Failure, match="the prompt is empty; it needs at least one character"):
+        prompt_ids(stored, "")
 
 
 def test_models_lists_every_stored_model_with_its_figure(capsys):

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from shared.deployment import classify, digit_pixels, load_model, read_picture
+from shared.deployment import classify, digit_pixels, load_model, photo_pixels, read_picture
 
 for package in ("PIL", "fastapi", "uvicorn", "playwright"):
     pytest.importorskip(package, reason=f"needs {package}: pip install -e '.[test]'")
@@ -274,7 +274,14 @@ def test_a_picture_is_made_small_and_laid_on_white(opened, tmp_path):
     assert picture.shape == (512, 1024, 3)
     np.testing.assert_allclose(picture[256, [100, 900]], [[200, 30, 60], [255, 255, 255]], atol=1)
     expect(page.locator("#photo-status")).to_have_text(re.compile("^It takes this for"))
-    answer = classify(load_model("cifar10_cnn"), [picture])[0]
+    stored = load_model("cifar10_cnn")
+    small = 255 * photo_pixels(picture)[0].transpose(1, 2, 0)
+    np.testing.assert_allclose(pixels(page, "#small")[..., :3], small, atol=1)
+    heat = service.saliency(stored.model, stored.prepare(picture))
+    share = (heat / heat.max())[..., None] ** 0.7
+    shown = 0.75 * (small @ [0.3, 0.59, 0.11])[..., None] * (1 - share) + np.array([230, 159, 0]) * share
+    np.testing.assert_allclose(pixels(page, "#salient")[..., :3], shown, atol=6)  # a byte of heat in 255 is up to 5 of colour
+    answer = classify(stored, [picture])[0]
     shares = [float(text.split()[0]) for text in page.locator("#photo-bars .value").all_inner_texts()]
     np.testing.assert_allclose(shares, 100 * answer, atol=0.06)
     names = page.locator("#photo-bars .name").all_inner_texts()
@@ -357,9 +364,9 @@ def test_a_busy_service_is_asked_again(opened):
         refused.append(route)
         return route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "busy"})
 
-    page.route("**/api/digit", busy)
-    draw(page, *SEVEN)
-    expect(page.locator("#digit-status")).to_have_text(re.compile("^Read as 7"))
+    page.route("**/api/photo", busy)
+    page.get_by_role("button", name="Take a painted ship").click()
+    expect(page.locator("#photo-status")).to_have_text(re.compile("^It takes this for"))
     assert len(refused) == 1 and all("503" in text for text in page.said)
     page.said.clear()
 
