@@ -374,6 +374,8 @@ def judge_prices(answer):
         return "these look like logarithms, or like standardised prices: undo both before you return them"
     if error > 60_000:
         return f"{error:,.0f} dollars is about what always guessing the mean price gives"
+    if error > 30_000:
+        return f"{error:,.0f} dollars; a straight line gets 27,728: is every feature standardised, in both tables alike?"
     if error >= 21_000:
         return f"{error:,.0f} dollars; the target is below 21,000. A straight line gets 27,728"
     return None
@@ -389,6 +391,7 @@ HOUSES = Exercise(
     mistakes=[
         Mistake("always guessing the mean price", lambda x, y, z: np.full(len(z), y.mean())),
         Mistake("these look like logarithms", lambda x, y, z: np.full(len(z), np.log(y).mean())),
+        Mistake("is every feature standardised", lambda x, y, z: LinearRegression().fit(x[:, 9:10], y).predict(z[:, 9:10])),
         Mistake("A straight line gets 27,728", lambda x, y, z: LinearRegression().fit(x, y).predict(z)),
         Mistake("got (585, 1)", lambda x, y, z: np.full((len(z), 1), y.mean())),
         Mistake("did the training diverge", lambda x, y, z: np.full(len(z), np.nan)),
