@@ -1160,7 +1160,7 @@ def relu(x):
         if x.dtype.kind == "b":
             raise TypeError("relu: booleans are neither positive nor negative")
     y = x.clip(zero, np.inf) if x.size > 10_000 and x.dtype.kind == "f" else np.maximum(x, zero)  # each is faster there
-    return y, lambda g: (y != zero).astype(g.dtype) * g  # NaN lets it pass, as in PyTorch
+    return y, lambda g: (y != zero) * g  # NaN lets it pass, as in PyTorch
 
 
 _ZERO = np.zeros((), float32)

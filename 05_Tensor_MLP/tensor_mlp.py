@@ -1194,21 +1194,22 @@ class Trainer:
             self._finish_epoch(record, train)
         return self.history
 
+    def _last_good(self):
+        """In words, what is left after a failure."""
+        kept = "the start" if self.epoch == 0 else f"epoch {self.epoch}"
+        return f"the parameters are those of {kept}, the last good ones"
+
     def _train_epoch(self, train):
         """One pass over the training batches; returns the epoch's record."""
         self.model.train()
         total = count = 0
         batches = train if self.progress is None else self.progress(train, desc=f"epoch {self.epoch + 1}")
         for number, batch in enumerate(batches):
-            *inputs, target = batch
-            loss = self.loss(self.model(*inputs), target)
-            value = loss.item()
+            value, target = self._gradients(batch), batch[-1]
             if not isfinite(value):
                 raise TrainingDiverged(
                     f"the loss is {value} at step {self.step}, batch {number} of epoch {self.epoch + 1}; {self._last_good()}",
                     self.epoch + 1, self.step, number, batch)
-            self.optimizer.zero_grad()
-            loss.backward()
             if self.max_norm is not None:
                 self.history.norms.append(clip_grad_norm_(self.model.parameters(), self.max_norm))
             self.optimizer.step()
@@ -1223,10 +1224,13 @@ class Trainer:
             raise ValueError("Trainer: the training data gave no batches")
         return {"train_loss": total / count}
 
-    def _last_good(self):
-        """In words, what is left after a failure."""
-        kept = "the start" if self.epoch == 0 else f"epoch {self.epoch}"
-        return f"the parameters are those of {kept}, the last good ones"
+    def _gradients(self, batch):
+        """Put the gradients of a batch into the parameters; returns the batch's loss."""
+        *inputs, target = batch
+        loss = self.loss(self.model(*inputs), target)
+        self.optimizer.zero_grad()
+        loss.backward()
+        return loss.item()
 
     def evaluate(self, batches):
         """The loss and the metrics, averaged over all examples, in evaluation mode and without a graph: a table.

@@ -349,7 +349,8 @@ def divided(request, monkeypatch):
     assert {start for start, _, _ in slices} - {0} or count == 1  # several threads had a share
     assert cache == 1 << 30 or any(len(found) > 1 for _, _, found in slices)
     if count > 1:
-        threads._workers()[0].shutdown()
+        for worker in threads._workers()[0]:
+            worker.start(None)
 
 
 def test_blocks_and_threads_change_nothing(divided, monkeypatch):

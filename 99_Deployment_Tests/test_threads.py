@@ -32,7 +32,8 @@ def use(monkeypatch):
     yield set_count
     for workers in pools:
         if workers.cache_info().currsize:
-            workers()[0].shutdown()
+            for worker in workers()[0]:
+                worker.start(None)
 
 
 def blas_threads():

@@ -7,7 +7,7 @@ is not installed everything runs in the calling thread, with whatever threads BL
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ try:
 except ImportError:
     ThreadpoolController = None
 
-__all__ = ["hold_blas", "parallel_for", "thread_count"]
+__all__ = ["hold_blas", "parallel_for", "single_threaded", "thread_count"]
 
 _turn = threading.Lock()  # held while the workers are busy: one operation at a time shares its work
 
@@ -30,11 +30,44 @@ def thread_count():
     return max(1, int(os.environ.get("COURSE_THREADS", min(available, 8))))
 
 
+class _Worker:
+    """A thread that waits for work. Two plain locks hand it over several times faster than a queue of futures."""
+
+    def __init__(self):
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
+        threading.Thread(target=self._work, name="course", daemon=True).start()
+
+    def _work(self):
+        while True:
+            self._go.acquire()
+            if self._task is None:
+                return
+            try:
+                self._task[0](*self._task[1:])
+            except BaseException as error:  # whatever it is, it is raised in the thread that waits
+                self.error = error
+            self._task = None
+            self._done.release()
+
+    def start(self, *task):
+        """Begin with a task, a function and its arguments; None ends the thread."""
+        self._task, self.error = task if task[0] else None, None
+        self._go.release()
+
+    def wait(self):
+        """Return when the task is done: the exception that it raised, or None."""
+        self._done.acquire()
+        error, self.error = self.error, None
+        return error
+
+
 @cache
 def _workers():
     """The waiting threads, and what sets the number of BLAS's threads."""
     blas = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
-    return ThreadPoolExecutor(thread_count() - 1, "course"), blas
+    return [_Worker() for _ in range(thread_count() - 1)], blas
 
 
 @cache
@@ -79,18 +112,41 @@ def parallel_for(function, count, least=1):
 
 def _share(function, bounds):
     """One piece here, the others on the workers, with BLAS on one thread until all are done."""
-    pool, blas = _workers()
+    with _blas_alone():
+        busy = list(zip(_workers()[0], pairwise(bounds[1:]), strict=False))
+        for worker, piece in busy:
+            worker.start(function, *piece)
+        try:
+            function(*bounds[:2])
+        finally:
+            errors = [worker.wait() for worker, _ in busy]  # of each of them, also after an error here
+    for error in filter(None, errors):
+        raise error
+
+
+@contextmanager
+def _blas_alone():
+    """BLAS computes in the thread that calls it, in this block."""
+    blas = _workers()[1]
     before = [library.get_num_threads() for library in blas]
     for library in blas:
         library.set_num_threads(1)
     try:
-        waiting = [pool.submit(function, *piece) for piece in pairwise(bounds[1:])]
-        try:
-            function(*bounds[:2])
-        finally:
-            errors = [future.exception() for future in waiting]  # waits for each of them, also after an error here
+        yield
     finally:
         for library, threads in zip(blas, before, strict=True):
             library.set_num_threads(threads)
-    for error in filter(None, errors):
-        raise error
+
+
+@contextmanager
+def single_threaded():
+    """All operations of this block run in the calling thread: for a process that has others beside it on the other cores."""
+    turn = _turn
+    if thread_count() < 2 or not turn.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _blas_alone():
+            yield
+    finally:
+        turn.release()
