@@ -213,7 +213,7 @@ def test_nothing_to_show_is_said(run):
 
 WORKLOADS = (
     "scalar-operations", "scalar-moons", "operations-1", "operations-1000", "operations-1000000", "mlp", "mnist", "cifar",
-    "inference", "gpt", "generate",
+    "inference", "gpt", "gpt-shared", "gpt-large", "generate",
 )
 
 

@@ -1,5 +1,6 @@
 """Shared by the benchmarks: contestants in processes of their own, in turns, and ratios pair by pair with their spread."""
 
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -22,9 +23,11 @@ class Failed(Exception):
 
 
 def peak_memory():
-    """The largest memory of this process so far, in MB."""
+    """The largest memory of this process so far, and of those that help it, in MB."""
+    helpers = [process.pid for process in multiprocessing.active_children()]
     try:  # on Linux getrusage would also count the process that started this one
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in ("self", *helpers)]
+        return sum(int(text.split("VmHWM:")[1].split()[0]) for text in texts) / 2**10
     except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 

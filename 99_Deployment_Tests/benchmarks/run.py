@@ -2,9 +2,10 @@
 
 One line a workload: the time of ours over that of PyTorch eager, of npTensor and of HIPS autograd (of micrograd for chapter 02's
 scalars), below 1 where ours takes less; then the peak memory of each process, libraries included. Every contestant lives in
-a process of its own, with two threads, and they run in turns; a ratio is the median over pairs of runs, with the 10th and
-90th percentile. Where a workload has several parts, such as the operations of chapter 04, a pair's ratio is their geometric
-mean. A contestant that is not installed, fails, or does other work than ours gets a dash, and the reason below the table.
+a process of its own, with two threads (ours has two processes of one where the table says so), and they run in turns; a
+ratio is the median over pairs of runs, with the 10th and 90th percentile. Where a workload has several parts, such as the
+operations of chapter 04, a pair's ratio is their geometric mean. A contestant that is not installed, fails, or does other
+work than ours gets a dash, and the reason below the table.
 
 The results go to `results.json` beside this file after each workload, and to `benchmarks.png` one folder up. ``--fast``
 takes about four minutes on two idle cores, without it about half an hour. ``--resume`` goes on with a run that was interrupted.
@@ -66,6 +67,8 @@ WORKLOADS = {
     "inference": Workload("06 CIFAR network, inference", "cnn.py", ("--engine", "inference", "{}"), RIVALS[:1], ("500 pictures",),
                           warm_up=2, tolerance=None),  # equal up to ties between classes
     "gpt": Workload("07 GPT, training step", "transformers.py", ("--engine", "{}"), RIVALS[:3]),
+    "gpt-shared": Workload("07 the same in two processes", "transformers.py", ("--engine", "shared {}"), RIVALS[:1]),
+    "gpt-large": Workload("07 larger GPT, in two processes", "transformers.py", ("--engine", "large {}"), RIVALS[:1], warm_up=1),
     "generate": Workload("07 GPT, 32 tokens with cache", "transformers.py", ("--engine", "{} generating"), RIVALS[:1],
                          tuple(transformers.prompts()), warm_up=2, tolerance=None),  # drawn at random, each by its own generator
 }

@@ -2,12 +2,14 @@
 
 Training: nanoGPT's small configuration (4 layers, 4 heads, width 128, context 64, batch 12, 65 characters, no bias, no
 dropout), forward, backward, gradients clipped to length 1, AdamW with weight decay on the matrices; float32, two
-threads for everyone. Generating: the same model with a context of 1,024, one token at a time with a key-value cache,
-temperature 0.8, top_k 40, after prompts of several lengths. Each engine lives in a process of its own, lest thread pools
-disturb each other, and they run in turns: ours and one other form a pair, a pair gives one ratio, the table shows their
-median with the 10th and 90th percentile. Below 1 means that ours takes less time. Peak memory is what the system
-counted for each process, libraries included. Engines that are not installed are left out: ``pip install torch autograd
-npTensor``.
+threads for everyone. "Shared" is the same step with the batch shared out to two processes of one thread, and "large" a
+model of width 256 on 16 windows of 256.
+
+Generating: the same model with a context of 1,024, one token at a time with a key-value cache, temperature 0.8, top_k 40,
+after prompts of several lengths. Each engine lives in a process of its own, lest thread pools disturb each other, and they
+run in turns: ours and one other form a pair, a pair gives one ratio, the table shows their median with the 10th and 90th
+percentile. Below 1 means that ours takes less time. Peak memory is what the system counted for each process, libraries and
+helpers included. Engines that are not installed are left out: ``pip install torch autograd npTensor``.
 """
 
 import argparse
@@ -17,13 +19,14 @@ import numpy as np
 from compare import AdamW, beside, serve, training_step
 
 VOCABULARY, CONTEXT, BATCH, LAYERS, HEADS, WIDTH = 65, 64, 12, 4, 4, 128
+LARGE = {"batch": 16, "context": 256, "width": 256}
 LONG, TOKENS, PROMPTS = 1024, 32, (16, 240, 960)  # context, tokens to generate, lengths of prompts
 RATE, BETAS, DECAY = 1e-3, (0.9, 0.99), 0.1
 
 
-def data():
+def data(batch=BATCH, context=CONTEXT):
     """The same ids for everyone, and what follows them."""
-    return np.random.default_rng(0).integers(0, VOCABULARY, (2, BATCH, CONTEXT))
+    return np.random.default_rng(0).integers(0, VOCABULARY, (2, batch, context))
 
 
 def prompts():
@@ -31,11 +34,11 @@ def prompts():
     return {f"prompt of {length}": np.resize(data()[0], length) for length in PROMPTS}
 
 
-def our_model(context=CONTEXT):
+def our_model(context=CONTEXT, width=WIDTH):
     """The GPT of this course."""
     from shared.transformers import GPT, GPTConfig
 
-    return GPT(GPTConfig(VOCABULARY, context, LAYERS, HEADS, WIDTH, bias=False), generator=0)
+    return GPT(GPTConfig(VOCABULARY, context, LAYERS, HEADS, width, bias=False), generator=0)
 
 
 def ours():
@@ -47,6 +50,25 @@ def ours():
     return training_step(lambda: model.loss(x, y), optimizer, lambda: clip_grad_norm_(model.parameters(), 1.0))
 
 
+def ours_shared(batch=BATCH, context=CONTEXT, width=WIDTH):
+    """The same with the batch shared out to two processes."""
+    from shared.parallel import DataParallel
+    from shared.tensor_mlp import clip_grad_norm_
+    from shared.transformers import next_token_loss
+
+    (x, y), model = data(batch, context), our_model(context, width)
+    optimizer, parallel = model.configure_optimizers(DECAY, RATE, BETAS), DataParallel(model, next_token_loss, 2)
+
+    def step():
+        optimizer.zero_grad()
+        loss = parallel.backward(x, y)
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+
+    return step
+
+
 def ours_generating():
     """`TOKENS` tokens after each of the prompts, by their names."""
     from shared.transformers import generate
@@ -56,21 +78,21 @@ def ours_generating():
             for name, prompt in prompts().items()}
 
 
-def torch_model(context=CONTEXT):
+def torch_model(context=CONTEXT, width=WIDTH):
     """The GPT of PyTorch with the same weights."""
     import torch
     from torch_gpt import GPT, Config
 
     torch.set_num_threads(2)
-    model = GPT(Config(VOCABULARY, context, LAYERS, HEADS, WIDTH))
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in our_model(context).state_dict().items()})
+    model = GPT(Config(VOCABULARY, context, LAYERS, HEADS, width))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in our_model(context, width).state_dict().items()})
     return torch, model
 
 
-def pytorch():
+def pytorch(batch=BATCH, context=CONTEXT, width=WIDTH):
     """A training step of PyTorch, eager."""
-    torch, model = torch_model()
-    x, y = map(torch.from_numpy, data())
+    torch, model = torch_model(context, width)
+    x, y = map(torch.from_numpy, data(batch, context))
     optimizer = model.configure_optimizers(DECAY, RATE, BETAS)
     clip = partial(torch.nn.utils.clip_grad_norm_, list(model.parameters()), 1.0)
     return training_step(lambda: model(x, y)[1], optimizer, clip)
@@ -171,7 +193,8 @@ def hips_autograd():
     return step
 
 
-ENGINES = {"ours": ours, "PyTorch": pytorch, "npTensor": nptensor, "HIPS autograd": hips_autograd,
+ENGINES = {"ours": ours, "PyTorch": pytorch, "npTensor": nptensor, "HIPS autograd": hips_autograd, "shared ours": ours_shared,
+           "shared PyTorch": pytorch, "large ours": partial(ours_shared, **LARGE), "large PyTorch": partial(pytorch, **LARGE),
            "ours generating": ours_generating, "PyTorch generating": pytorch_generating}
 
 
@@ -185,8 +208,11 @@ def main(arguments=None):
     if options.engine:
         serve(ENGINES[options.engine]())
         return
-    beside("training step", {name: (__file__, "--engine", name) for name in ENGINES if "generating" not in name},
+    beside("training step", {name: (__file__, "--engine", name) for name in ("ours", "PyTorch", "npTensor", "HIPS autograd")},
            options.rounds, options.length, 20, BATCH * CONTEXT, "tokens")
+    for size, tokens in {"shared": BATCH * CONTEXT, "large": LARGE["batch"] * LARGE["context"]}.items():
+        beside(f"{size} training step", {name: (__file__, "--engine", f"{size} {name}") for name in ("ours", "PyTorch")},
+               options.rounds, options.length, 5, tokens, "tokens")
     commands = {name: (__file__, "--engine", f"{name} generating") for name in ("ours", "PyTorch")}
     for prompt in prompts():
         beside(prompt, commands, options.rounds, options.length, 2, TOKENS, "tokens", part=prompt)
