@@ -544,19 +544,21 @@ def _max_pool2d(x, *, windows):
     parallel_for(some, len(x), _least(each, 16))
 
     def pullback(g):
-        g, dx = _nhwc(g), np.zeros_like(x)
-        apart = all(d * (k - 1) < s for d, k, s in zip(windows.dilation, windows.size, windows.stride, strict=True))
+        along = list(zip(x.shape[1:3], *windows, strict=True))  # for rows and columns: their number, and the windows'
+        apart = all(d * (k - 1) < s for _, _, k, s, _, d in along)  # no number is seen twice
+        each_once = all(count * s == size and k == s and d == 1 for size, count, k, s, _, d in along)
+        g, dx = _nhwc(g), (np.empty_like if each_once else np.zeros_like)(x)
 
         def some(start, stop):
             for part in _blocks(start, stop, each):
-                left = g[part]  # what no place of a window has claimed yet
-                for i, j in places[:-1]:
-                    wins, place = _tap(x[part], i, j, windows) == y[part], _tap(dx[part], i, j, windows)
-                    claimed = np.multiply(left, wins, out=place if apart else None)
+                taken = np.zeros(y[part].shape, bool)  # windows whose first largest number has been found
+                for i, j in places:
+                    wins = ~taken if (i, j) == places[-1] else (_tap(x[part], i, j, windows) == y[part]) & ~taken
+                    taken |= wins
+                    place = _tap(dx[part], i, j, windows)
+                    claimed = np.multiply(g[part], wins, out=place if apart else None)
                     if not apart:
                         place += claimed
-                    left = left - claimed
-                _tap(dx[part], *places[-1], windows)[...] += left
 
         parallel_for(some, len(x), _least(each, 16))
         return _nchw(_cropped(dx, windows.padding))
@@ -777,37 +779,39 @@ class ConvTranspose2d(Module):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
 
 
-def _piece(rows):
-    """How many rows (M, C) are worked on at a time: not much more than the cache holds, but enough to make each step worth
-    its while, since threads wait for one another at the start of every NumPy function."""
-    return max(1, 2 * _CACHE // max(1, rows[:1].nbytes))
+_LONG = 8192  # numbers in a long row
+
+
+def _long(rows, *vectors):
+    """Rows (M, C) as fewer and longer ones (M / k, k C), a view, and each vector (C,) repeated k times.
+
+    NumPy takes more time to begin a short row than to go through it.
+    """
+    count, channels = rows.shape
+    k = max((k for k in range(1, _LONG // max(1, channels) + 1) if count % k == 0), default=1)
+    return rows.reshape(count // k, k * channels), *[np.tile(np.asarray(v, rows.dtype), k) for v in vectors]
 
 
 def _in_pieces(work, rows):
-    """Call ``work(slice)`` for pieces of `rows` (M, C), shared out over the threads."""
+    """Call ``work(slice)`` for pieces of long rows that stay in the cache, shared out over the threads."""
     def some(start, stop):
-        for first in range(start, max(stop, start + 1), _piece(rows)):
-            work(slice(first, min(first + _piece(rows), stop)))
+        for part in _blocks(start, stop, rows[:1].nbytes):
+            work(part)
 
     parallel_for(some, len(rows), 1 + _least(rows.shape[1]) // 100)
 
 
-def _tiled(rows, *vectors):
-    """Each vector (C,) repeated for a piece of `rows`: equal shapes are several times faster than broadcasting a short vector."""
-    return [np.tile(np.asarray(v, rows.dtype), (min(len(rows), _piece(rows)), 1)) for v in vectors]
-
-
-def _column_sums(rows, parts):
-    """Sums along the columns of the arrays (m, C) that ``parts(slice)`` returns for a piece of `rows`, over all pieces."""
+def _channel_sums(rows, channels, parts):
+    """Sums for each channel of the arrays that ``parts(slice)`` yields for a piece of long rows, over all pieces."""
     sums = []
 
     def work(part):
-        found = parts(part)
-        ones = np.ones(len(found[0]), rows.dtype)
-        sums.append((part.start, np.stack([ones @ piece for piece in found])))  # as products: faster than sum(0)
+        ones = np.ones(part.stop - part.start, rows.dtype)
+        sums.append((part.start, np.stack([ones @ piece for piece in parts(part)])))  # as products: faster than sum(0)
 
     _in_pieces(work, rows)
-    return _summed(sums)
+    long = _summed(sums)
+    return long.reshape(len(long), -1, channels).sum(1)
 
 
 def _moments(rows):
@@ -817,13 +821,14 @@ def _moments(rows):
     Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance, equation 1.6.
     """
     guess = rows[:: 1 + len(rows) // 64].mean(0)
-    (tiled,) = _tiled(rows, guess)
+    x, centre = _long(rows, guess)
 
     def parts(part):
-        off = rows[part] - tiled[: part.stop - part.start]
-        return off, off * off
+        off = x[part] - centre
+        yield off
+        yield np.multiply(off, off, out=off)
 
-    first, second = _column_sums(rows, parts) / len(rows)
+    first, second = _channel_sums(x, len(guess), parts) / len(rows)
     return guess + first, np.maximum(second - first * first, 0)
 
 
@@ -843,40 +848,42 @@ def _batch_norm(x, weight, bias, *, mean, var, eps, training):
     shape, rows, r = x.shape, _as_rows(x), 1 / np.sqrt(var + eps)
     scale = r if weight is None else r * weight
     y = np.empty(rows.shape, np.result_type(rows, scale))
-    centre, wide, shift = _tiled(rows, mean, scale, 0 * mean if bias is None else bias)
+    long, centre, wide, shift = _long(rows, mean, scale, 0 * mean if bias is None else bias)
+    out = y.reshape(long.shape)
 
     def normalise(part):
-        m = part.stop - part.start
-        np.subtract(rows[part], centre[:m], out=y[part])
-        y[part] *= wide[:m]
-        y[part] += shift[:m]
+        np.subtract(long[part], centre, out=out[part])
+        out[part] *= wide
+        out[part] += shift
 
-    _in_pieces(normalise, rows)
+    _in_pieces(normalise, long)
     return _from_rows(y, shape), lambda g, wanted: _batch_norm_back(_as_rows(g), shape, rows, mean, r, scale, training, wanted)
 
 
 def _batch_norm_back(g, shape, rows, mean, r, scale, training, wanted):
     """The gradients of `_batch_norm`'s inputs, from the gradient g (M, C) of its output."""
-    centre, wide = _tiled(rows, mean, scale)
+    x, centre, wide = _long(rows, mean, scale)
+    dx = np.empty_like(g)
+    above, below = g.reshape(x.shape), dx.reshape(x.shape)
 
     def parts(part):
-        return g[part], (rows[part] - centre[: part.stop - part.start]) * g[part]
+        yield above[part]
+        off = x[part] - centre
+        yield np.multiply(off, above[part], out=off)
 
-    total, along = _column_sums(g, parts)
+    total, along = _channel_sums(x, len(mean), parts)
     per = 1 / len(g) if training else 0  # fixed statistics send nothing back
-    by_square, constant = _tiled(rows, scale * r * r * along * per, scale * total * per)
-    dx = np.empty_like(g)
+    _, by_square, constant = _long(rows, scale * r * r * along * per, scale * total * per)
 
     def send(part):
-        m = part.stop - part.start
-        pull = rows[part] - centre[:m]
-        pull *= by_square[:m]
-        pull += constant[:m]
-        np.multiply(g[part], wide[:m], out=dx[part])
-        dx[part] -= pull
+        pull = x[part] - centre
+        pull *= by_square
+        pull += constant
+        np.multiply(above[part], wide, out=below[part])
+        below[part] -= pull
 
     if wanted[0]:
-        _in_pieces(send, g)
+        _in_pieces(send, x)
     return _from_rows(dx, shape) if wanted[0] else None, along * r if wanted[1] else None, total if wanted[2] else None
 
 

@@ -1,6 +1,6 @@
 """Train chapter 06's models on the full data sets and store them in `checkpoints/`.
 
-    python 06_CNN_Vectorised/train.py mnist      six epochs: 35 minutes on two cores with other work besides
+    python 06_CNN_Vectorised/train.py mnist      six epochs: 18 minutes on one core with other work besides
     python 06_CNN_Vectorised/train.py cifar10    eight epochs: 92 minutes on one core with other work besides
 
 A run writes its state into the data cache after every epoch. Started again, it goes on from there and ends with the

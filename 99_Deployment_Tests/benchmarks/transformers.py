@@ -14,6 +14,7 @@ helpers included. Engines that are not installed are left out: ``pip install tor
 
 import argparse
 from functools import partial
+from time import perf_counter
 
 import numpy as np
 from compare import AdamW, beside, serve, training_step
@@ -193,6 +194,38 @@ def hips_autograd():
     return step
 
 
+def token_times(lengths=(16, 240, 480, 960), tokens=TOKENS, repeats=5):
+    """Milliseconds of one more token with a cache that holds `length` others: rows (length, whole, in attention)."""
+    from shared import transformers
+    from shared.tensor import no_grad
+
+    model, ids, spent, forward = our_model(LONG).eval(), np.resize(data()[0], LONG), [], transformers._Attention.forward
+
+    def timed(*arguments, **options):
+        start = perf_counter()
+        result = forward(*arguments, **options)
+        spent.append(perf_counter() - start)
+        return result
+
+    transformers._Attention.forward, rows = timed, []
+    try:
+        for length in lengths:
+            times = []
+            for _ in range(repeats):
+                cache = model.new_cache()
+                with no_grad():
+                    model(ids[None, :length], cache, last_only=True)
+                    for i in range(length, length + tokens):
+                        spent.clear()
+                        start = perf_counter()
+                        model(ids[None, i : i + 1], cache, last_only=True)
+                        times.append((perf_counter() - start, sum(spent)))
+            rows.append((length, *(1e3 * np.median(times, 0))))
+    finally:
+        transformers._Attention.forward = forward
+    return rows
+
+
 ENGINES = {"ours": ours, "PyTorch": pytorch, "npTensor": nptensor, "HIPS autograd": hips_autograd, "shared ours": ours_shared,
            "shared PyTorch": pytorch, "large ours": partial(ours_shared, **LARGE), "large PyTorch": partial(pytorch, **LARGE),
            "ours generating": ours_generating, "PyTorch generating": pytorch_generating}
@@ -216,6 +249,9 @@ def main(arguments=None):
     commands = {name: (__file__, "--engine", f"{name} generating") for name in ("ours", "PyTorch")}
     for prompt in prompts():
         beside(prompt, commands, options.rounds, options.length, 2, TOKENS, "tokens", part=prompt)
+    print("\none more token of ours, after |      ms | in attention | elsewhere")
+    for length, whole, attention in token_times():
+        print(f"{length:22} tokens | {whole:7.3f} | {attention:12.3f} | {whole - attention:9.3f}")
 
 
 if __name__ == "__main__":
