@@ -355,7 +355,7 @@ class Guard:
 
 def content_type(*kinds):
     """A dependency: 415 for a request of another kind. The kinds are such that a browser asks before it sends them here."""
-    def check(request: Request):
+    async def check(request: Request):  # a plain function would be called in a thread of its own
         kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if kind not in kinds:
             raise HTTPException(415, f"expected a body of type {' or '.join(kinds)}, got {kind or 'none'}")
@@ -372,7 +372,8 @@ class Settings:
 
     model : the name of the text model; the best one stored, without a name.
     threads : how many requests are worked on at the same moment.
-    places : how many requests may be at work or waiting; the next one is told to come again.
+    places : how many requests may be at work or waiting; the next one is told to come again. A text that is being written
+        holds its keys and values, about 4 MB with the larger model: this bounds the memory of a crowd.
     seconds : the time for one request.
     hosts : the names under which the service may be asked; none allows all.
     """

@@ -127,6 +127,7 @@ def test_a_seven_that_is_drawn_is_read(opened):
     draw(page, *SEVEN)
     expect(page.locator("#digit-status")).to_have_text(re.compile(r"^Read as 7, \d+\.\d %\.$"))
     expect(page.locator("#digit-answer")).to_have_text("7")
+    assert page.locator("#digit-bars .best .name").all_inner_texts() == ["7"]
     shares = [float(text.split()[0]) for text in page.locator("#digit-bars .value").all_inner_texts()]
     assert len(shares) == 10 and np.argmax(shares) == 7 and sum(shares) == pytest.approx(100, abs=0.6)
     lengths = page.locator("#digit-bars .bar").evaluate_all("bars => bars.map(b => b.style.transform)")
@@ -147,6 +148,7 @@ def test_the_maps_show_what_the_network_computes(opened, scheme):
     sent = listen(page, "/api/digit")
     draw(page, *SEVEN)
     expect(page.locator("#digit-status")).to_have_text(re.compile("^Read as 7"))
+    page.wait_for_function("() => !latest.busy")  # the last state of the paper is read
     page.emulate_media(color_scheme=scheme)
     picture, stored = read_picture(sent()[-1]), load_model("mnist_cnn")
     page.wait_for_function("low => getComputedStyle(document.documentElement).getPropertyValue('--map-low') === low",
@@ -168,6 +170,7 @@ def test_undo_takes_back_the_last_line_and_clear_all(opened):
     page = opened()
     sent = listen(page, "/api/digit")
     status, empty = page.locator("#digit-status"), "Nothing drawn yet."
+    page.evaluate("() => { document.documentElement.style.fontSize = '24px'; }")  # for larger letters the paper grows, too
     draw(page, (100, 60), (100, 200))
     draw(page, (180, 60), (180, 200))
     expect(status).to_have_text(re.compile("^Read as"))
@@ -205,7 +208,8 @@ def test_the_keyboards_pen_moves_as_far_as_it_should(opened):
     page.keyboard.down("ArrowDown")
     page.keyboard.down("ArrowLeft")
     page.keyboard.up("ArrowDown")
-    page.keyboard.up("ArrowLeft")  # one down, then one slantwise: (164, 132)
+    page.keyboard.up("ArrowLeft")
+    assert page.evaluate("() => pen") == {"x": 164, "y": 132}  # one down, then one slantwise
     for _ in range(20):
         page.keyboard.press("ArrowDown")
     assert drawn() == pytest.approx([140, 116, 172, 268], abs=1)
@@ -215,7 +219,21 @@ def test_the_keyboards_pen_moves_as_far_as_it_should(opened):
     page.keyboard.press(" ")
     page.keyboard.press(" ")
     page.wait_for_function("() => strokes.length === 2 && !latest.busy")
-    assert page.evaluate("() => strokes[1]") == [{"x": 156, "y": 268}]
+    assert page.evaluate("() => [strokes[0].at(-1), strokes[1]]") == [{"x": 164, "y": 268}, [{"x": 156, "y": 268}]]
+
+
+@chromium
+def test_what_is_drawn_while_an_answer_is_awaited_is_read_too(opened):
+    page, held = opened(), []
+    sent = listen(page, "/api/digit")
+    page.route("**/api/digit", lambda route: route.continue_() if held else held.append(route))
+    draw(page, (100, 60), (100, 200))
+    while not held:
+        page.wait_for_timeout(50)
+    draw(page, (180, 60), (180, 200))
+    held[0].continue_()
+    page.wait_for_function("() => !latest.busy")
+    assert inked(sent()[-1]) == pytest.approx([90, 50, 190, 210], abs=1)
 
 
 @chromium
@@ -410,6 +428,7 @@ def test_a_text_is_written_and_looked_into(opened):
     assert "chosen" in page.locator("#text span").nth(11).get_attribute("class")
     page.keyboard.press("Home")
     expect(page.locator("#chosen")).to_have_text(re.compile("^“J”: part of the beginning"))
+    assert page.locator("#likely li").count() == 0  # the model had no choice there
 
 
 @chromium
