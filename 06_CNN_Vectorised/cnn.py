@@ -546,7 +546,7 @@ def _max_pool2d(x, *, windows):
     def pullback(g):
         along = list(zip(x.shape[1:3], *windows, strict=True))  # for rows and columns: their number, and the windows'
         apart = all(d * (k - 1) < s for _, _, k, s, _, d in along)  # no number is seen twice
-        each_once = all(count * s == size and k == s and d == 1 for size, count, k, s, _, d in along)
+        each_once = all(count * s == size and k == s for size, count, k, s, *_ in along)
         g, dx = _nhwc(g), (np.empty_like if each_once else np.zeros_like)(x)
 
         def some(start, stop):

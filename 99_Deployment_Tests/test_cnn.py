@@ -305,6 +305,17 @@ def test_equal_numbers_in_a_window_send_the_gradient_where_pytorch_does(case):
     compare(lambda x: max_pool2d(x, *options), lambda x: F.max_pool2d(x, *options), x)
 
 
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(6, 1, 2), (6, 2, 2), (7, 2, 2), (6, 2, 3)])
+def test_a_pixel_that_no_window_sees_gets_no_gradient(monkeypatch, size, kernel, stride):
+    x = torch.randn(2, 3, size, size, requires_grad=True)
+    F.max_pool2d(x, kernel, stride).sum().backward()
+    ours = Tensor(x.detach().numpy(), requires_grad=True)
+    y = max_pool2d(ours, kernel, stride)
+    monkeypatch.setattr(np, "empty_like", lambda a: np.full(a.shape, np.nan, a.dtype))  # memory is not zero by chance
+    y.sum().backward()
+    np.testing.assert_array_equal(ours.grad, x.grad.numpy())
+
+
 def test_the_first_of_equal_numbers_gets_the_whole_gradient():
     x = Tensor(np.zeros((1, 1, 4, 4)), requires_grad=True)
     max_pool2d(x, 2).backward(np.array([[[[1.0, 2.0], [3.0, 4.0]]]]))
