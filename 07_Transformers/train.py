@@ -15,11 +15,12 @@ import numpy as np
 
 from shared import datasets
 from shared.cnn import Muon, Together
+from shared.parallel import ParallelTrainer
 from shared.runs import fit, main
 from shared.scalar_mlp import Optimizer
 from shared.tensor import Tensor, manual_seed, no_grad
-from shared.tensor_mlp import AdamW, LambdaLR, Trainer, cross_entropy
-from shared.transformers import GPT, CharTokenizer, GPTConfig, decay_groups
+from shared.tensor_mlp import AdamW, LambdaLR, cross_entropy
+from shared.transformers import GPT, CharTokenizer, GPTConfig, decay_groups, next_token_loss
 
 
 class Windows:
@@ -48,11 +49,6 @@ def consecutive(ids, batch, length):
     count = (len(ids) - 1) // length
     x, y = (ids[i : i + count * length].reshape(count, length) for i in (0, 1))
     return [(Tensor(x[i : i + batch]), Tensor(y[i : i + batch])) for i in range(0, count, batch)]
-
-
-def next_token_loss(logits, targets):
-    """The mean cross-entropy in nats of logits (B, T, V) for ids (B, T)."""
-    return cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
 
 def best_over_context(model, ids, length, stride):
@@ -140,8 +136,8 @@ def train_small(seed, epochs, folder, rate=3e-3):
     train = Windows(train_ids, (12, config.block_size), 100, np.random.default_rng(seed + 1))
     steps = epochs * len(train)
     optimizer = AdamW(decay_groups(model, 0.1), lr=rate, betas=(0.9, 0.99))
-    trainer = Trainer(model, optimizer, next_token_loss, schedule="batch", folder=folder, max_norm=1.0,
-                      scheduler=LambdaLR(optimizer, warm_cosine(steps, 100, 0.1)))
+    trainer = ParallelTrainer(model, optimizer, next_token_loss, schedule="batch", folder=folder, max_norm=1.0,
+                              scheduler=LambdaLR(optimizer, warm_cosine(steps, 100, 0.1)))
     minutes = fit(trainer, train, consecutive(validation_ids, 64, config.block_size), epochs)
     record = described(tokenizer, model, seed, trainer, minutes)
     record["figure"] = {"val_loss": round(float(trainer.history.column("val_loss").min()), 4)}
@@ -162,8 +158,8 @@ def train_best(seed, epochs, folder):
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
     optimizer = Averaged(Together(Muon(matrices, lr=0.03, weight_decay=0.1), AdamW(others, lr=3e-3, betas=(0.9, 0.95))),
                          model.parameters(), decay=0.99)
-    trainer = Trainer(model, optimizer, next_token_loss, schedule="batch", folder=folder, max_norm=1.0,
-                      scheduler=LambdaLR(optimizer, trapezoid(steps, 100, steps * 2 // 5)))
+    trainer = ParallelTrainer(model, optimizer, next_token_loss, schedule="batch", folder=folder, max_norm=1.0,
+                              scheduler=LambdaLR(optimizer, trapezoid(steps, 100, steps * 2 // 5)))
 
     def sizes():
         """Half of the context in the first half of the run, with as many characters a step."""

@@ -54,6 +54,7 @@ __all__ = [
     "learn_merges",
     "load_gpt2_weights",
     "merge_pair",
+    "next_token_loss",
     "rms_norm",
     "scaled_dot_product_attention",
     "squared_relu",
@@ -1035,9 +1036,8 @@ class GPT(Module):
         return self.transformer.drop(x)
 
     def loss(self, idx, targets):
-        """The mean cross-entropy, in nats, of the tokens `targets` (B, T) that follow ids (B, T); -100 does not count."""
-        logits = self(idx)
-        return cross_entropy(logits.reshape(-1, logits.shape[-1]), np.reshape(data_of(targets), -1))
+        """The `next_token_loss` of the tokens `targets` (B, T) that follow ids (B, T)."""
+        return next_token_loss(self(idx), targets)
 
     def new_cache(self):
         """Empty key-value caches, one for each block, for `forward`."""
@@ -1067,6 +1067,11 @@ class GPT(Module):
             for handle in handles:
                 handle.remove()
         return np.stack(maps)
+
+
+def next_token_loss(logits, targets):
+    """The mean cross-entropy, in nats, of logits (B, T, V) for ids (B, T); the id -100 does not count."""
+    return cross_entropy(logits.reshape(-1, logits.shape[-1]), np.reshape(data_of(targets), -1))
 
 
 def decay_groups(model, weight_decay=0.1):
