@@ -143,6 +143,11 @@ class TestShapes:
             expected[rows[place]] += upstream[place]
         np.testing.assert_allclose(table.grad, expected, rtol=1e-12, atol=1e-12)
 
+    def test_many_places_named_by_a_mask(self):
+        x = leaf(12, 10)
+        (g,) = gradient(lambda x: x[x.data > 0], x)
+        np.testing.assert_array_equal(g, x.data > 0)
+
     def test_backward_of_more_than_one_number_needs_a_gradient(self):
         with pytest.raises(RuntimeError, match=r"backward.*\(2,\).*gradient"):
             leaf(2).exp().backward()
@@ -318,7 +323,7 @@ class TestValues:
         assert gradient(lambda x: x.clamp(0.0, 1.0), x(-1.0, 0.0, 0.5, 1.0, 2.0))[0].tolist() == [0, 1, 1, 1, 0]
         assert gradient(lambda x: x**0, x(0.0, 2.0))[0].tolist() == [0, 0]
         assert gradient(lambda x: x**1.0, x(0.0, 2.0))[0].tolist() == [1, 1]
-        assert gradient(lambda x: 0.0**x, x(1.0, 2.0))[0].tolist() == [0, 0]
+        assert gradient(lambda x: 0.0**x, x(0.0, 0.5, 1.0, 2.0))[0].tolist() == [0, 0, 0, 0]
 
     def test_where_lets_no_nan_through_the_branch_that_was_taken(self):
         x = Tensor(np.array([0.0, 4.0]), requires_grad=True)
@@ -434,9 +439,11 @@ class TestPython:
 
 MESSAGES = [
     (lambda: ones(3, 4) @ ones(5, 6), ValueError, r"^matmul: \(3, 4\) @ \(5, 6\), inner sizes 4 and 5 differ$"),
+    (lambda: ones(3, 4) @ ones(5, 4), ValueError, r"^matmul: \(3, 4\) @ \(5, 4\), inner sizes 4 and 5 differ$"),
     (lambda: ones(3) @ tensor(2.0), ValueError, r"^matmul: \(3,\) @ \(\)"),
     (lambda: ones(2, 3, 4) @ ones(3, 4, 5), ValueError, r"^matmul: \(2, 3, 4\) (@|and) \(3, 4, 5\)"),
     (lambda: ones(2, 3) + ones(2, 4), ValueError, r"^add: \(2, 3\) and \(2, 4\).*3 and 4 differ"),
+    (lambda: ones(2, 3) + ones(4), ValueError, r"^add: \(2, 3\) and \(4,\): sizes 3 and 4 differ in dim -1$"),
     (lambda: ones(2, 3) > ones(2, 4), ValueError, r"^gt: \(2, 3\) and \(2, 4\)"),
     (lambda: where(ones(2) > 0, ones(3), 0.0), ValueError, r"^where: \(2,\) and \(3,\)"),
     (lambda: ones(2, 3).reshape(4, 2), ValueError, r"^reshape: \(2, 3\).*\(4, ?2\)"),
@@ -451,11 +458,16 @@ MESSAGES = [
     (lambda: ones(2, 3)[0, 0, 0], IndexError, r"^getitem: \(2, 3\)"),
     (lambda: ones(0).max(), ValueError, r"^a?max: \(0,\)"),
     (lambda: cat([ones(2, 3), ones(2, 4)]), ValueError, r"^cat: \(2, 3\) and \(2, 4\).*dim 0"),
+    (lambda: cat([ones(2, 3), ones(4, 3)], dim=-1), ValueError, r"^cat: \(2, 3\) and \(4, 3\) do not fit .*dim -1"),
     (lambda: cat([]), ValueError, r"^cat: "),
     (lambda: stack([ones(2), ones(3)]), ValueError, r"^stack: \(2,\) and \(3,\)"),
     (lambda: split(ones(5), [2, 2]), ValueError, r"^split: \(5,\).*\[2, 2\]"),
     (lambda: chunk(ones(5), 0), ValueError, r"^chunk: "),
     (lambda: pad(ones(3), pad=(1, 2, 3)), ValueError, r"^pad: \(3,\)"),
+    (lambda: pad(ones(3), pad=(-2, -2)), ValueError, r"^pad: \(3,\) cannot lose as much as \(-2, -2\)"),
+    (lambda: einsum("ij"), ValueError, r"^einsum: 'ij' names 1 operands, got 0"),
+    (lambda: einsum("ij->i", ones(2, 3, 4)), ValueError, r"^einsum: .*'ij' does not fit .*3 axes"),
+    (lambda: einsum("...ijk->i", ones(2, 3)), ValueError, r"^einsum: .*'...ijk' does not fit .*2 axes"),
     (lambda: einsum("ij,jk->ik", ones(2, 3), ones(4, 5)), ValueError, r"^einsum: .*ij,jk->ik.* j .*3 and 4"),
     (lambda: gather(ones(2, 3), 0, tensor([0])), ValueError, r"^gather: \(2, 3\)"),
     (lambda: ones(2).masked_fill(ones(2), 0.0), TypeError, r"^masked_fill: .*booleans.*float32"),
@@ -464,7 +476,12 @@ MESSAGES = [
     (lambda: tensor([[1.0], [1.0, 2.0]]), ValueError, r"^tensor: .*equal length"),
     (lambda: tensor("words"), TypeError, r"^tensor: .*str"),
     (lambda: tensor([1j]), TypeError, r"^tensor: .*complex"),
-    (lambda: ones(2) + "1", TypeError, r"^add: .*str"),
+    (lambda: ones(2) + "1", TypeError, r"^add: expected a tensor.*str"),
+    (lambda: "1" - ones(2), TypeError, r"^sub: expected a tensor.*str"),
+    (lambda: (ones(2) > 0) - 1.0, TypeError, r"^sub: booleans"),
+    (lambda: 1.0 - (ones(2) > 0), TypeError, r"^sub: booleans"),
+    (lambda: arange(1.0, 0.5), ValueError, r"^arange: .*1 .*from 1.0 to 0.5"),
+    (lambda: arange(0, 5, -1), ValueError, r"^arange: .*-1 .*from 0 to 5"),
     (lambda: ones(2) * None, TypeError, r"^mul: "),
     (lambda: ones(2).item(), ValueError, r"^item: .*\(2,\)"),
     (lambda: bool(ones(2)), ValueError, r"^bool: .*\(2,\)"),
@@ -488,16 +505,29 @@ def test_every_public_name_is_documented():
     assert (missing, [name for name in methods if name not in Tensor.__slots__]) == ([], [])
 
 
-def test_defaults_and_edges_that_mutants_found():
-    """Each line fails for one defect that the other tests of this file let pass; see `mutation.md`."""
-    made = [make(2) for make in (engine.zeros, engine.ones, engine.empty, engine.eye, engine.rand, engine.randn)]
-    assert not any(x.requires_grad for x in made)
-    with pytest.raises(ValueError, match="arange"):
-        engine.arange(1.0, 0.5)  # half a step in the wrong direction
-    with pytest.raises(ValueError, match="einsum: 'ij' names 1 operands, got 0"):
-        engine.einsum("ij")
-    assert [engine.tensor(3.0).flip(dim).item() for dim in (0, -1)] == [3.0, 3.0]
-    assert [part.shape for part in engine.zeros((2, 7)).split(3, dim=1)] == [(2, 3), (2, 3), (2, 1)]
-    constant = engine.tensor(np.full((2, 3), 4.0), requires_grad=True)
-    constant.std(1).sum().backward()
-    np.testing.assert_array_equal(constant.grad, np.zeros((2, 3)))
+DEFAULTS_AND_EDGES = {  # each fails for a defect that the other tests let pass; see `mutation.md`
+    "factories do not require gradients": (
+        lambda: [make(2).requires_grad for make in (zeros, ones, engine.empty, eye, rand, randn)], [False] * 6),
+    "max and min drop the axis": (lambda: [ones(2, 3).max(1).values.shape, ones(2, 3).min(1).values.shape], [(2,), (2,)]),
+    "pad fills with zeros": (lambda: pad(ones(1), pad=(1, 2)).tolist(), [0, 1, 0, 0]),
+    "allclose takes 1e-5 of the value, and 1e-8": (
+        lambda: [engine.allclose(Tensor(a), Tensor(b)) for a, b in ((1, 1 + 9e-6), (1, 1 + 2e-5), (0, 9e-9), (0, 2e-8))],
+        [True, False, True, False]),
+    "arange downwards": (lambda: arange(3, 0, -1).tolist(), [3, 2, 1]),
+    "flip without axes": (lambda: [tensor(3.0).flip(dim).item() for dim in (0, -1)], [3, 3]),
+    "squeeze without axes": (lambda: [tensor(3.0).squeeze(dim).item() for dim in (0, -1)], [3, 3]),
+    "split along the last axis": (lambda: [part.shape for part in zeros(2, 7).split(3, dim=1)], [(2, 3), (2, 3), (2, 1)]),
+    "split of nothing": (lambda: [part.shape for part in zeros(0).split(2)], [(0,)]),
+    "cat of many": (lambda: cat([leaf(1)] * 300).shape, (300,)),
+    "einsum of a list": (lambda: einsum("ij->ji", [ones(2, 3)]).shape, (3, 2)),
+    "softmax over columns": (lambda: zeros(2, 4).softmax(dim=-2).tolist(), [[0.5] * 4] * 2),
+    "std of equal numbers, and of ones too small to square": (
+        lambda: gradient(lambda x: x.std(1), Tensor([[4.0, 4.0], [1e-30, 3e-30]], requires_grad=True))[0].tolist(),
+        [[0, 0], [0, 0]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFAULTS_AND_EDGES)
+def test_defaults_and_edges(name):
+    action, expected = DEFAULTS_AND_EDGES[name]
+    assert action() == expected

@@ -356,13 +356,14 @@ class TestGradients:
             (misshapen(a, b) + a).sum().backward()
         assert a.grad is None and b.grad is None
 
-    def test_the_wrong_number_of_pullbacks_is_named(self, lifted):
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_the_wrong_number_of_pullbacks_is_named(self, lifted, count):
         @lifted
-        def too_few(a, b):
-            return a + b, (lambda g: g,)
+        def miscounted(a, b):
+            return a + b, (lambda g: g,) * count
 
-        with pytest.raises(ValueError, match=r"too_few: 2 inputs, but 1"):
-            too_few(leaf(2), leaf(2))
+        with pytest.raises(ValueError, match=rf"miscounted: 2 inputs, but {count}"):
+            miscounted(leaf(2), leaf(2))
 
 
 class TestRegistry:
@@ -384,6 +385,31 @@ class TestRegistry:
 
         assert engine.gradcheck(lambda x: layer_norm_of_this_test(x, eps=0.1), leaf(3, 5))
         assert "layer_norm_of_this_test" in engine.OPERATIONS
+
+
+    @pytest.mark.parametrize(
+        ("function", "shapes"),
+        [
+            (lambda a, b: (a * b, lambda g: (g * b, g * a)), [(3,), (3,)]),
+            (lambda a, *others: (a + sum(others), (lambda g: g,) * (1 + len(others))), [(3,), (3,), (3,)]),
+            (lambda x: (3 * x, lambda g: 3 * float(g)), [()]),
+        ],
+        ids=["two inputs that share a pullback", "one input and any number of others", "a gradient that is a Python number"],
+    )
+    def test_an_operation_may_be_written_in_several_ways(self, lifted, function, shapes):
+        assert engine.gradcheck(lifted(function), tuple(leaf(*shape, seed=i) for i, shape in enumerate(shapes)))
+
+    def test_an_operation_that_raises_is_not_tried_again(self, lifted):
+        calls = []
+
+        @lifted
+        def failing(x):
+            calls.append(x)
+            raise RuntimeError("not today")
+
+        with pytest.raises(RuntimeError, match="not today"):
+            failing(leaf(2))
+        assert len(calls) == 1
 
 
 class TestNoGrad:
