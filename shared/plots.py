@@ -1764,20 +1764,20 @@ def token_strip(ax, pieces, *, columns=72, fontsize=9):
 
 
 def attention_grid(axes, maps):
-    """Attention maps (layers, heads, T, T), a row of axes for each layer; square roots, so that weak weights are seen."""
-    for layer, row in enumerate(axes):
+    """Attention maps (blocks, heads, T, T), a row of axes for each block; square roots, so that weak weights are seen."""
+    for block, row in enumerate(axes):
         for head, ax in enumerate(row):
-            attention_table(ax, np.sqrt(maps[layer, head]))
-            ax.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
+            attention_table(ax, np.sqrt(maps[block, head]))
+            ax.set_title(f"block {block + 1}, head {head + 1}", fontsize=8)
 
 
 def letter_map(ax, points, names, groups):
-    """Write names at their points (N, 2) in the colour of their group; `groups` is a table from a group's name to its members."""
+    """Write names at their points (N, 2) on the colour of their group; `groups` is a table from a group's name to its members."""
     for (group, members), colour in zip(groups.items(), PALETTE, strict=False):
         chosen = [i for i, name in enumerate(names) if name in members]
-        ax.scatter(*points[chosen].T, s=150, color=colour, alpha=0.18, linewidths=0, label=group)
+        ax.scatter(*points[chosen].T, s=150, color=colour, alpha=0.35, linewidths=0, label=group)
         for i in chosen:
-            ax.text(*points[i], shown_letter(names[i]), ha="center", va="center", fontsize=9, color=colour)
+            ax.text(*points[i], shown_letter(names[i]), ha="center", va="center", fontsize=9, color="black")
     ax.legend(fontsize=8)
 
 
