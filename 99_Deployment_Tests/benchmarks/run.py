@@ -66,8 +66,8 @@ WORKLOADS = {
     "cifar": Workload("06 CIFAR network, training step", "cnn.py", ("--engine", "cifar", "{}"), RIVALS[:3], warm_up=1),
     "inference": Workload("06 CIFAR network, inference", "cnn.py", ("--engine", "inference", "{}"), RIVALS[:1], ("500 pictures",),
                           warm_up=2, tolerance=None),  # equal up to ties between classes
-    "gpt": Workload("07 GPT, training step", "transformers.py", ("--engine", "{}"), RIVALS[:3]),
-    "gpt-shared": Workload("07 the same in two processes", "transformers.py", ("--engine", "shared {}"), RIVALS[:1]),
+    "gpt": Workload("07 GPT, training step", "transformers.py", ("--engine", "{}"), RIVALS[:3], length=1.0),
+    "gpt-shared": Workload("07 the same in two processes", "transformers.py", ("--engine", "shared {}"), RIVALS[:1], length=1.0),
     "gpt-large": Workload("07 larger GPT, in two processes", "transformers.py", ("--engine", "large {}"), RIVALS[:1], warm_up=1),
     "generate": Workload("07 GPT, 32 tokens with cache", "transformers.py", ("--engine", "{} generating"), RIVALS[:1],
                          tuple(transformers.prompts()), warm_up=2, tolerance=None),  # drawn at random, each by its own generator
