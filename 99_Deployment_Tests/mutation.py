@@ -1,4 +1,4 @@
-"""Do the tests notice a defect in the tensor engine? ``python 99_Deployment_Tests/mutation.py --sample 400``
+"""Do the tests notice a defect in the tensor engine? ``python 99_Deployment_Tests/mutation.py --sample 300``
 
 Mutation testing (DeMillo, Lipton and Sayward 1978): one small defect at a time is put into the functions of
 `shared.tensor` (the operations, what they share, the decorators that lift them, and the walk backwards) in a copy of the
