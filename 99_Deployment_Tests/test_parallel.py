@@ -1,6 +1,8 @@
 """Batches shared out to processes: the gradients are those of one process, failures are told, nobody is left behind."""
 
+import multiprocessing
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -152,6 +154,16 @@ def test_after_the_end_the_parameters_have_memory_of_their_own_and_no_process_is
     assert not process.is_alive()
     assert before.shape == model.weight.data.shape
     parallel.close()  # a second time does nothing
+
+
+def test_what_cannot_be_sent_to_another_process_is_told_and_leaves_the_model_as_it_was():
+    model = Linear(3, 2)
+    model.weight.grad = np.ones((2, 3), np.float32)
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError), match="pickle"):
+        DataParallel(model, lambda output, target: mse_loss(output, target), 2)
+    assert model.weight.data.flags.owndata and model.bias.data.flags.owndata
+    assert (model.weight.grad == 1).all()
+    assert not multiprocessing.active_children()
 
 
 def test_bad_use_is_told():

@@ -133,7 +133,7 @@ class DataParallel:
         if processes < 1:
             raise ValueError(f"DataParallel: expected at least 1 process, got {processes}")
         self.model, self.loss, self.processes = model, loss, processes
-        self._parameters, self._helpers = list(model.parameters()), []
+        self._parameters, self._weights, self._helpers = list(model.parameters()), [], []
         if processes > 1:
             self._start()
 
@@ -145,11 +145,16 @@ class DataParallel:
         self._weights = _views(weights, self._parameters)
         for p, shared in zip(self._parameters, self._weights, strict=True):
             shared[...] = p.data
-            p.data, p.grad = shared, None
+            p.data = shared
         threads = str(max(1, thread_count() // self.processes))
         names = ("COURSE_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        with _environment(**dict.fromkeys(names, threads)):
-            self._helpers = [_Helper(self.model, self.loss, self._parameters, weights, size) for _ in range(self.processes - 1)]
+        try:
+            with _environment(**dict.fromkeys(names, threads)):
+                for _ in range(self.processes - 1):
+                    self._helpers.append(_Helper(self.model, self.loss, self._parameters, weights, size))
+        except BaseException:  # such as a loss that cannot be pickled
+            self.close()
+            raise
 
     def backward(self, *batch):
         """Add the gradients of the mean loss of a batch, (input, ..., target), to the parameters; returns the loss.
@@ -187,10 +192,9 @@ class DataParallel:
         """End the helpers, and give the parameters memory of their own again."""
         for helper in self._helpers:
             helper.close()
-        if self._helpers:
-            for p in self._parameters:
-                p.data = p.data.copy()
-        self._helpers = []
+        for p, _ in zip(self._parameters, self._weights, strict=False):
+            p.data = p.data.copy()
+        self._weights, self._helpers = [], []
 
     def __enter__(self):
         return self
