@@ -12,7 +12,7 @@ import pytest
 
 import shared
 from shared import threads
-from shared.threads import parallel_for
+from shared.threads import parallel_for, single_threaded
 
 ROOT = Path(shared.__file__).resolve().parent.parent
 WAIT = 20  # seconds until a thread that waits for others gives up
@@ -119,6 +119,18 @@ def test_a_call_inside_another_runs_where_it_stands(use, blas):
 
     parallel_for(work, 2)
     assert inner == [(0, 10, True)] * 2
+
+
+def test_single_threaded_keeps_everything_in_the_calling_thread_until_it_ends(use, blas):
+    use(2)
+    pieces = []
+    with single_threaded():
+        parallel_for(lambda start, stop: pieces.append((start, stop)), 4)
+        with single_threaded():  # another one inside changes nothing
+            assert set(blas_threads()) == {1}
+    assert pieces == [(0, 4)] and set(blas_threads()) == {3}
+    parallel_for(lambda start, stop: pieces.append((start, stop)), 4)
+    assert sorted(pieces[1:]) == [(0, 2), (2, 4)]
 
 
 def test_two_callers_at_the_same_time_leave_blas_as_it_was(use, blas):
@@ -231,7 +243,7 @@ def test_a_forked_process_gets_workers_of_its_own():
     code = """
 import os, signal, threading, warnings
 warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads, which is what this is about
-from shared.threads import parallel_for
+from shared.threads import parallel_for, single_threaded
 parallel_for(lambda start, stop: None, 2)
 def child():
     signal.alarm(10)
