@@ -136,14 +136,14 @@ class Steps(dict):
     """The steps of a library, by the names that `part` gives them, each made when it is first asked for."""
 
     def __init__(self, library):
-        self.library, self.leaves = library, {}
+        self.engine, self.leaves = library, {}
 
     def __missing__(self, name):
         operation, size, stage = name.split(" | ")
         key = int(size), operation == "a @ b"
         if key not in self.leaves:
-            self.leaves[key] = [self.library.leaf(array) for array in numbers(*key)]
-        self[name] = programs(self.library, ELEMENTWISE[operation], *self.leaves[key])[stage]
+            self.leaves[key] = [self.engine.leaf(array) for array in numbers(*key)]
+        self[name] = programs(self.engine, ELEMENTWISE[operation], *self.leaves[key])[stage]
         return self[name]
 
 
