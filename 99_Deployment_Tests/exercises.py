@@ -77,7 +77,102 @@ ARRAY = Exercise(
 )
 
 
-# --- 99.2 Whole numbers with a step for each row ----------------------------------------------------------------------
+# --- 99.2 One layer fewer ---------------------------------------------------------------------------------------------
+
+
+def folded(weight, bias, mean, var, gamma, beta, eps, *, scale=None, column=(-1, 1, 1, 1), shifted=None):
+    """A convolution that does what it and the batch norm behind it did; the last three arguments make the mistakes below."""
+    s = gamma / np.sqrt(var + eps) if scale is None else scale(var, gamma, eps)
+    return weight * s.reshape(column), (bias - mean) * s + beta if shifted is None else shifted(bias, mean, s, beta)
+
+
+def convolutions(rng):
+    """Filters (O, C, K, K) with their biases, and a batch norm's numbers; once with as many inputs as outputs."""
+    return [(rng.normal(size=(n, c, k, k)), rng.normal(size=n), rng.normal(size=n), rng.uniform(0.1, 2, n), rng.normal(size=n),
+             rng.normal(size=n), 0.1) for n, c, k in ((3, 2, 3), (4, 4, 1))]
+
+
+def folded_with(**slip):
+    """The answer with one slip."""
+    return lambda *case: folded(*case, **slip)
+
+
+FOLDED = Exercise(
+    "99.2",
+    "one layer fewer",
+    2,
+    20,
+    OBJECTIVES[1],
+    expected=lambda *case: folded(*case),
+    cases=convolutions,
+    mistakes=[
+        Mistake("a variance is the square of a deviation: take its root", folded_with(scale=lambda var, g, eps: g / (var + eps))),
+        Mistake("eps stands beside the variance, inside the root",
+                folded_with(scale=lambda var, g, eps: g / (np.sqrt(var) + eps))),
+        Mistake("eps is missing; it is part of what the network was trained with",
+                folded_with(scale=lambda var, g, eps: g / np.sqrt(var))),
+        Mistake("gamma is missing: the norm scales once more after it has divided",
+                folded_with(scale=lambda var, g, eps: 1 / np.sqrt(var + eps))),
+        Mistake("the norm has a number for each output channel, the first axis of the filters",
+                folded_with(column=(1, -1, 1, 1))),
+        Mistake("the convolution's own bias goes through the norm as well, so it is scaled like the rest",
+                folded_with(shifted=lambda b, mean, s, beta: b - mean * s + beta)),
+        Mistake("the mean is subtracted before the scaling, so it is scaled, too",
+                folded_with(shifted=lambda b, mean, s, beta: b * s - mean + beta)),
+        Mistake("the convolution's own bias is lost", folded_with(shifted=lambda b, mean, s, beta: beta - mean * s)),
+        Mistake("beta is missing", folded_with(shifted=lambda b, mean, s, beta: (b - mean) * s)),
+    ],
+)
+
+
+# --- 99.3 Pixels in the right order -----------------------------------------------------------------------------------
+
+
+def batch_of(pictures, mean, std, *, order=(0, 3, 1, 2), full=255.0):
+    """Photographs as a network's input; the last two arguments make the mistakes below."""
+    return (pictures.transpose(order) / full - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+
+
+def photographs(rng):
+    """Bytes (N, H, W, 3), one set of them square, with means and deviations that differ between the channels."""
+    return [(rng.integers(0, 256, (n, h, w, 3), np.uint8), rng.uniform(0.3, 0.6, 3), rng.uniform(0.1, 0.3, 3))
+            for n, h, w in ((2, 4, 6), (3, 5, 5))]
+
+
+def reshaped(pictures, mean, std):
+    """The shape is right, the pixels are not."""
+    n, h, w, _ = pictures.shape
+    return batch_of(pictures.reshape(n, 3, h, w), mean, std, order=(0, 1, 2, 3))
+
+
+PIXELS = Exercise(
+    "99.3",
+    "pixels in the right order",
+    1,
+    15,
+    OBJECTIVES[2],
+    expected=lambda pictures, mean, std: batch_of(pictures, mean, std),
+    cases=photographs,
+    mistakes=[
+        Mistake("reshape cuts the row of numbers anew: each channel is now a mixture of all three. Move the axis instead",
+                reshaped),
+        Mistake("height and width have changed places: the pictures lie on their side",
+                lambda p, m, s: batch_of(p, m, s, order=(0, 3, 2, 1))),
+        Mistake("the channels still come last", lambda p, m, s: batch_of(p, m, s).transpose(0, 2, 3, 1)),
+        Mistake("mean and std belong to pixels from 0 to 1, and yours go to 255", lambda p, m, s: batch_of(p, m, s, full=1.0)),
+        Mistake("255 divides the pixels alone, before the mean is taken off",
+                lambda p, m, s: batch_of(p, m, s, full=1.0) / 255),
+        Mistake("red and blue have changed places", lambda p, m, s: batch_of(p[..., ::-1], m, s)),
+        Mistake("std is a deviation already; do not square it", lambda p, m, s: batch_of(p, m, s) / np.reshape(s, (3, 1, 1))),
+        Mistake("the deviations are missing", lambda p, m, s: batch_of(p, m, np.ones(3))),
+        Mistake("the pixels are from 0 to 1, but not yet standardised", lambda p, m, s: batch_of(p, np.zeros(3), np.ones(3))),
+    ],
+    rtol=1e-4,
+    atol=1e-5,
+)
+
+
+# --- 99.4 Whole numbers with a step for each row ----------------------------------------------------------------------
 
 
 def rounded(w, bits, *, axis=1, top=lambda bits: 2 ** (bits - 1) - 1, to_whole=np.rint):
@@ -102,7 +197,7 @@ def matrices(rng):
 
 
 ROUNDED = Exercise(
-    "99.2",
+    "99.4",
     "whole numbers with a step for each row",
     2,
     20,
@@ -121,10 +216,10 @@ ROUNDED = Exercise(
 )
 
 
-# --- 99.3 Predict, then run -------------------------------------------------------------------------------------------
+# --- 99.5 Predict, then run -------------------------------------------------------------------------------------------
 
 TAIL = Exercise(
-    "99.3",
+    "99.5",
     "predict, then run",
     1,
     10,
@@ -141,7 +236,7 @@ TAIL = Exercise(
 )
 
 
-# --- 99.4 Find the bug ------------------------------------------------------------------------------------------------
+# --- 99.6 Find the bug ------------------------------------------------------------------------------------------------
 
 
 def percentile(seconds, q):
@@ -156,7 +251,7 @@ def many_percentiles(answer, seconds):
 
 
 PERCENTILE = Exercise(
-    "99.4",
+    "99.6",
     "find the bug",
     2,
     15,
@@ -176,7 +271,99 @@ PERCENTILE = Exercise(
 )
 
 
-# --- 99.5 Open: a tenth of the size -----------------------------------------------------------------------------------
+# --- 99.7 Write the test ----------------------------------------------------------------------------------------------
+
+
+def layer_norm(x, weight, bias, eps, *, axis=1, correction=0, variance=None, root=lambda var, eps: np.sqrt(var + eps)):
+    """Rows of mean 0 and variance 1, times weight, plus bias; the last four arguments make the wrong ones below."""
+    centred = x - x.mean(axis, keepdims=True)
+    var = variance(x) if variance else (centred**2).sum(axis, keepdims=True) / (x.shape[axis] - correction)
+    return centred / root(var, eps) * weight + bias
+
+
+def in_another_order(x, weight, bias, eps):
+    """A right one, whose last digits differ."""
+    mean, scale = x.mean(1), 1 / np.sqrt(np.var(x, axis=1) + eps)
+    return x * (scale[:, None] * weight) - (mean * scale)[:, None] * weight + bias
+
+
+def in_place(x, weight, bias, eps):
+    """Right, but the caller's x is gone."""
+    x -= x.mean(1, keepdims=True)
+    return layer_norm(x, weight, bias, eps)
+
+
+WRONG = {
+    "works down the columns": lambda x, w, b, eps: layer_norm(x, w, b, eps, axis=0),
+    "forgets the bias": lambda x, w, b, eps: layer_norm(x, w, 0 * b, eps),
+    "forgets the weight": lambda x, w, b, eps: layer_norm(x, np.ones_like(w), b, eps),
+    "divides the sum of squares by one less than the row's length":
+        lambda x, w, b, eps: layer_norm(x, w, b, eps, correction=1),
+    "adds eps outside of the root": lambda x, w, b, eps: layer_norm(x, w, b, eps, root=lambda var, eps: np.sqrt(var) + eps),
+    "changes its argument x": in_place,
+    "takes the variance as mean(x^2) - mean(x)^2, of which nothing is left for numbers around a million":
+        lambda x, w, b, eps: layer_norm(
+            x, w, b, eps, variance=lambda x: np.maximum((x**2).mean(1, keepdims=True) - x.mean(1, keepdims=True) ** 2, 0)),
+}
+
+
+def judge_test(answer):
+    """Run the learner's test on right and on wrong functions."""
+    for right in (layer_norm, in_another_order):
+        verdict = answer(lambda x, weight, bias, eps, right=right: right(x, weight, bias, eps))
+        if verdict is None or verdict is ...:
+            raise NotImplementedError
+        if not verdict:
+            return "it rejects a right one: two ways to compute the same differ in the last digits"
+    for what, wrong in WRONG.items():
+        try:
+            passes = answer(wrong)
+        except Exception:  # a function that breaks the test is found out, too
+            passes = False
+        if passes:
+            return f"a wrong one passes: it {what}"
+    return None
+
+
+def written_test(rows, *, far=True, kept=True, equal=np.allclose, eps=0.5, weight=None, bias=None):
+    """A test of layer_norm as a learner might write it: against the formula on `rows`; the options leave something out."""
+    weight = np.linspace(1, 2, rows.shape[1]) if weight is None else weight
+    bias = np.linspace(-1, 1, rows.shape[1]) if bias is None else bias
+
+    def sound(function):
+        x = rows.copy()
+        y = function(x, weight, bias, eps)
+        wanted = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + eps) * weight + bias
+        return bool(equal(y, wanted) and (not kept or np.array_equal(x, rows))
+                    and (not far or np.allclose(function(rows + 1e6, weight, bias, eps), wanted, atol=1e-6)))
+
+    return sound
+
+
+ROWS = np.random.default_rng(0).normal(size=(4, 5)) * [[1], [2], [0.5], [3]]
+
+SOUND = Exercise(
+    "99.7",
+    "write the test",
+    2,
+    25,
+    OBJECTIVES[5],
+    judge=judge_test,
+    mistakes=[
+        Mistake("a wrong one passes: it works down the columns", written_test(np.zeros((3, 3)))),
+        Mistake("it rejects a right one", written_test(ROWS, equal=np.array_equal)),
+        Mistake("it forgets the bias", written_test(ROWS, bias=np.zeros(5))),
+        Mistake("it forgets the weight", written_test(ROWS, weight=np.ones(5))),
+        Mistake("one less than the row's length",
+                written_test(ROWS, equal=lambda a, b: np.allclose(a, b, rtol=0.2, atol=0.2), far=False)),
+        Mistake("it adds eps outside of the root", written_test(ROWS, eps=1e-9)),
+        Mistake("it changes its argument x", written_test(ROWS, kept=False)),
+        Mistake("numbers around a million", written_test(ROWS, far=False)),
+    ],
+)
+
+
+# --- 99.8 Open: a tenth of the size -----------------------------------------------------------------------------------
 
 LIMIT, TARGET = 200_000, 0.985
 
@@ -223,7 +410,7 @@ def through_npz(state):
 
 
 PACKING = Exercise(
-    "99.5",
+    "99.8",
     "open: a tenth of the size",
     3,
     60,
@@ -241,4 +428,4 @@ PACKING = Exercise(
     ],
 )
 
-EXERCISES = [ARRAY, ROUNDED, TAIL, PERCENTILE, PACKING]
+EXERCISES = [ARRAY, FOLDED, PIXELS, ROUNDED, TAIL, PERCENTILE, SOUND, PACKING]
