@@ -111,8 +111,8 @@ __all__ = [
 def unbroadcast(gradient, shape, name="unbroadcast"):
     """Sum `gradient` over the axes along which an input of shape `shape` was repeated by broadcasting.
 
-    `name` is the operation's, for the message. Raises ValueError where no broadcasting leads from `shape` to the shape
-    of `gradient`. Section 5.
+    `name` is the operation's, for the message. Raises ValueError where no broadcasting leads from `shape` to the
+    shape of `gradient`. Section 5.
     """
     missing = gradient.ndim - len(shape)
     stretched = [i for i, n in enumerate(shape) if missing >= 0 and gradient.shape[missing + i] != n]
@@ -132,8 +132,9 @@ def unbroadcast(gradient, shape, name="unbroadcast"):
 class Node:
     """One operation of the graph: its name, the nodes of its inputs, and how to send a gradient to each of them.
 
-    `vjp` holds one pullback for each parent, or is one function that returns all their gradients as a tuple; a leaf has
-    None. `shape` and `dtype` are those of the result, which the node itself does not hold. `grad` is kept where `keeps`.
+    `vjp` holds one pullback for each parent, or is one function that returns all their gradients as a tuple;
+    a leaf has None. `shape` and `dtype` are those of the result, which the node itself does not hold.
+    `grad` is kept where `keeps`.
     """
 
     __slots__ = ("dtype", "grad", "keeps", "name", "parents", "shape", "vjp")
@@ -166,7 +167,8 @@ def _to_array(data, dtype=None, copy=True):
     try:
         array = np.array(data, dtype=dtype, copy=copy or None)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"tensor: expected numbers in rows of equal length, got a {type(data).__name__}: {error}") from error
+        raise ValueError("tensor: expected numbers in rows of equal length, "
+                         f"got a {type(data).__name__}: {error}") from error
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor: expected real numbers, got a {type(data).__name__} that holds {array.dtype}")
     if dtype is None and array.dtype == float64 and not isinstance(data, np.ndarray | np.generic):
@@ -184,8 +186,8 @@ class Tensor:
     dtype : a NumPy type, where another one is wanted.
     copy : False shares the memory of an array instead of copying it.
 
-    `data` is the NumPy array. Changing it in place is allowed, and is how optimisers work; but a graph recorded before
-    remembers arrays, not copies, so change it only between backward() and the next forward pass.
+    `data` is the NumPy array. Changing it in place is allowed, and is how optimisers work; but a graph recorded
+    before remembers arrays, not copies, so change it only between backward() and the next forward pass.
     Raises ValueError for rows of unequal length, TypeError for what is no number. Section 6.
     """
 
@@ -206,7 +208,8 @@ class Tensor:
     @requires_grad.setter
     def requires_grad(self, wanted):
         if wanted and self.data.dtype.kind != "f":
-            raise RuntimeError(f"requires_grad: only floating-point tensors have gradients, this one is {self.data.dtype}")
+            raise RuntimeError("requires_grad: only floating-point tensors have gradients, "
+                               f"this one is {self.data.dtype}")
         if not wanted and not self.is_leaf:
             raise RuntimeError("requires_grad: the result of an operation cannot be switched off; use detach()")
         if not wanted:
@@ -268,9 +271,11 @@ class Tensor:
         ValueError where its shape is wrong. Nothing is changed then. Section 8.
         """
         if self._node is None:
-            raise RuntimeError("backward: this tensor does not require a gradient, so there is no graph to go back through")
+            raise RuntimeError("backward: this tensor does not require a gradient, "
+                               "so there is no graph to go back through")
         if gradient is None and self.data.size != 1:
-            raise RuntimeError(f"backward: shape {self.shape} needs a gradient of that shape; only one number has a default")
+            raise RuntimeError(f"backward: shape {self.shape} needs a gradient of that shape; "
+                               "only one number has a default")
         gradient = 1 if gradient is None else gradient.data if isinstance(gradient, Tensor) else gradient
         gradient = np.array(gradient, self.dtype)
         if gradient.shape != self.shape and gradient.size + self.data.size != 2:
@@ -335,7 +340,8 @@ class Tensor:
         """`reshape` that never copies. Raises RuntimeError where that is impossible."""
         result = reshape(self, shape=_sizes(shape))
         if result.data.size and not np.may_share_memory(result.data, self.data):
-            raise RuntimeError(f"view: {self.shape}, as it lies in memory, is not {result.shape} without a copy; use reshape")
+            raise RuntimeError(f"view: {self.shape}, as it lies in memory, is not {result.shape} without a copy; "
+                               "use reshape")
         return result
 
     def contiguous(self):
@@ -346,7 +352,8 @@ class Tensor:
         index, follows = _index(index), isinstance(value, Tensor) and value._node is not None
         if (self._node is not None or follows) and is_grad_enabled():
             if self._node is not None and self._node.vjp is None:
-                raise RuntimeError("setitem: a leaf that requires a gradient cannot be changed in place; do it under no_grad()")
+                raise RuntimeError("setitem: a leaf that requires a gradient cannot be changed in place; "
+                                   "do it under no_grad()")
             changed = index_put(self, value, index=index)
             self.data, self._node = changed.data, changed._node
             return
@@ -444,10 +451,12 @@ def _constant(x, name):
 
 
 def _weaken(dtype, arrays, options):
-    """The inputs in the type that PyTorch would compute with, where NumPy chose another `dtype` for the result; else None.
+    """The inputs in the type that PyTorch would compute with, where NumPy chose another `dtype` for the result;
+    else None.
 
-    To NumPy an integer divided by an integer, or multiplied by a float32, is float64, and the exponential of a boolean
-    float16; to PyTorch all are float32. An array without axes counts as a number. A type asked for by an option stands.
+    To NumPy an integer divided by an integer, or multiplied by a float32, is float64,
+    and the exponential of a boolean float16; to PyTorch all are float32. An array without axes counts as a number.
+    A type asked for by an option stands.
     """
     if dtype.kind != "f" or options.get("dtype") is not None:
         return None
@@ -457,7 +466,8 @@ def _weaken(dtype, arrays, options):
     if dtype == wanted or (strong and dtype != float64):
         return None
     kept = (float16, float32) if strong else ()
-    return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in kept) else np.asarray(a, wanted) for a in arrays]
+    return [a if a is None or (isinstance(a, np.ndarray) and a.dtype in kept) else np.asarray(a, wanted)
+            for a in arrays]
 
 
 _not_recording = set()  # the threads that are inside of `no_grad`
@@ -476,16 +486,19 @@ _thread = _Thread()
 
 
 def _again(error, function, name, arrays, options):
-    """After an error in an operation: inside another operation call it directly, else raise the error with its shapes."""
+    """After an error in an operation: inside another operation call it directly,
+    else raise the error with its shapes."""
     if type(error) is RuntimeError and str(error).startswith("cannot enter context"):
         return function(*arrays, **options)  # the outer operation has silenced NumPy already
     text, shapes = str(error), [a.shape for a in arrays if isinstance(a, np.ndarray)]
     if isinstance(error, RuntimeError) or text.startswith(f"{name}: "):
         raise error
     if "broadcast" in text and len(shapes) > 1:
-        aligned = [[shape[-i] for shape in shapes if len(shape) >= i] for i in range(1, 1 + len(sorted(shapes, key=len)[-1]))]
+        aligned = [[shape[-i] for shape in shapes if len(shape) >= i]
+                   for i in range(1, 1 + len(sorted(shapes, key=len)[-1]))]
         unequal = [sorted(set(sizes) - {1}) for sizes in aligned]
-        found = [f"sizes {' and '.join(map(str, s))} differ in dim {-i}" for i, s in enumerate(unequal, 1) if len(s) > 1]
+        found = [f"sizes {' and '.join(map(str, s))} differ in dim {-i}"
+                 for i, s in enumerate(unequal, 1) if len(s) > 1]
         text = "; ".join(found) or text
     kind = IndexError if isinstance(error, IndexError) else TypeError if isinstance(error, TypeError) else ValueError
     raise kind(f"{name}: {' and '.join(map(str, shapes))}{': ' if shapes else ''}{text}") from error
@@ -530,7 +543,8 @@ def _named(extra, names, options, name):
     if names in (["shape"], ["dims"]) and not options:  # a row of numbers, one by one: x.reshape(2, 3)
         return {names[0]: extra}
     if len(extra) > len(names) or set(names[: len(extra)]) & options.keys():
-        raise TypeError(f"{name}: {len(extra)} arguments beyond the inputs, for the options {names}, beside {sorted(options)}")
+        raise TypeError(f"{name}: {len(extra)} arguments beyond the inputs, for the options {names}, "
+                        f"beside {sorted(options)}")
     return dict(zip(names, extra, strict=False)) | options
 
 
@@ -551,7 +565,8 @@ def _lifted(function, name, count, names):
 
 
 def _run(function, name, arrays, options, weaken=True):
-    """Call `function` on arrays without warnings; the result is not float64 unless an input is, or an option says so."""
+    """Call `function` on arrays without warnings;
+    the result is not float64 unless an input is, or an option says so."""
     try:
         value, pullbacks = _thread.quietly(function, *arrays, **options)
     except _ERRORS as error:
@@ -568,7 +583,8 @@ def _lifted_one(function, name, names):
 
     def operation(x, *extra, **options):
         if extra:
-            options = {names[0]: extra[0]} if len(extra) == 1 and names and not options else _named(extra, names, options, name)
+            options = ({names[0]: extra[0]} if len(extra) == 1 and names and not options
+                       else _named(extra, names, options, name))
         if isinstance(x, Tensor):
             x, node = x.data, x._node
         else:
@@ -658,8 +674,8 @@ def differentiable(function):
     after a star. It returns its value and the pullbacks: a tuple with one function per input (None where there is no
     gradient), each from the gradient of the value to that of the input; or, for inputs that share work, one function
     that returns a tuple, and that may take as second argument which inputs want a gradient. A pullback may return its
-    argument, or a view; it must not change its argument, nor return an array that it keeps. The gradient is summed over
-    broadcast axes and cast to the input's type centrally. First derivatives only: pullbacks work on arrays.
+    argument, or a view; it must not change its argument, nor return an array that it keeps. The gradient is summed
+    over broadcast axes and cast to the input's type centrally. First derivatives only: pullbacks work on arrays.
 
     The operation stands in OPERATIONS under the function's name without leading underscores. Raises ValueError where
     that name is taken; in a notebook, where cells are run again, its own operations may be replaced. Section 7.
@@ -858,11 +874,13 @@ def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=
     Raises TypeError for inputs of another type, ValueError where no input requires a gradient. Section 9.
     """
     inputs = inputs if isinstance(inputs, tuple | list) else (inputs,)
-    leaves = {i: Tensor(x.data, requires_grad=True) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad}
+    leaves = {i: Tensor(x.data, requires_grad=True) for i, x in enumerate(inputs)
+              if isinstance(x, Tensor) and x.requires_grad}
     if not leaves:
         raise ValueError("gradcheck: no input requires a gradient")
     if wrong := [i for i, x in leaves.items() if x.dtype != float64]:
-        raise TypeError(f"gradcheck: input {wrong[0]} is {leaves[wrong[0]].dtype}; a difference quotient needs float64")
+        raise TypeError(f"gradcheck: input {wrong[0]} is {leaves[wrong[0]].dtype}; "
+                        "a difference quotient needs float64")
     arguments = [leaves.get(i, x) for i, x in enumerate(inputs)]
     rng = np.random.default_rng(seed)
     upstream = [rng.standard_normal(y.shape) for y in _outputs(function, arguments)]
@@ -870,13 +888,15 @@ def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=
         if y.requires_grad:
             y.backward(g, retain_graph=True)
     for i, x in leaves.items():
-        got, expected = np.zeros(x.shape) if x.grad is None else x.grad, _slopes(function, arguments, x.data, upstream, eps)
+        got, expected = (np.zeros(x.shape) if x.grad is None else x.grad,
+                         _slopes(function, arguments, x.data, upstream, eps))
         excess = np.abs(got - expected) - atol - rtol * np.abs(expected)
         if not (excess <= 0).all():
             worst = np.unravel_index(np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), x.shape)
             place = f"input {i}, element {tuple(map(int, worst))}"
             if raise_exception:
-                raise ValueError(f"gradcheck: {place}: backward gives {got[worst]:.6g}, differences give {expected[worst]:.6g} "
+                raise ValueError(f"gradcheck: {place}: backward gives {got[worst]:.6g}, "
+                                 f"differences give {expected[worst]:.6g} "
                                  f"({np.count_nonzero(~(excess <= 0))} of {x.data.size} elements disagree)")
             return False
     return True
@@ -998,7 +1018,8 @@ def _question(name, ufunc, meaning):
     return without_gradient(ask)
 
 
-isnan, isinf = _question("isnan", np.isnan, "Whether it is NaN"), _question("isinf", np.isinf, "Whether it is infinite")
+isnan, isinf = (_question("isnan", np.isnan, "Whether it is NaN"),
+                _question("isinf", np.isinf, "Whether it is infinite"))
 
 
 isfinite = _question("isfinite", np.isfinite, "Whether it is a finite number")
@@ -1042,7 +1063,8 @@ Tensor.isnan, Tensor.isinf, Tensor.isfinite, Tensor.logical_not = isnan, isinf, 
 
 @differentiable
 def matmul(a, b):
-    """The matrix product of vectors (k), matrices (m, k) @ (k, n), and stacks of matrices, whose front axes broadcast.
+    """The matrix product of vectors (k), matrices (m, k) @ (k, n), and stacks of matrices,
+    whose front axes broadcast.
 
     Raises ValueError where the inner sizes differ, or an input is a single number.
     """
@@ -1159,7 +1181,8 @@ def relu(x):
         zero = np.zeros((), x.dtype)
         if x.dtype.kind == "b":
             raise TypeError("relu: booleans are neither positive nor negative")
-    y = x.clip(zero, np.inf) if x.size > 10_000 and x.dtype.kind == "f" else np.maximum(x, zero)  # each is faster there
+    # each is faster there
+    y = x.clip(zero, np.inf) if x.size > 10_000 and x.dtype.kind == "f" else np.maximum(x, zero)
     return y, lambda g: (y != zero) * g  # NaN lets it pass, as in PyTorch
 
 
@@ -1220,7 +1243,8 @@ def masked_fill(x, mask, *, value):
     return y, (lambda g: g * ~mask, None)
 
 
-Tensor.maximum, Tensor.minimum, Tensor.clamp, Tensor.clip, Tensor.masked_fill = maximum, minimum, clamp, clamp, masked_fill
+Tensor.maximum, Tensor.minimum, Tensor.clamp, Tensor.clip, Tensor.masked_fill = (
+    maximum, minimum, clamp, clamp, masked_fill)
 
 
 def _where(self, condition, other):
@@ -1284,7 +1308,9 @@ def _ones(n, dtype):
 
 
 def _totals(x, dim):
-    """The sums over one `dim`, kept with size 1. The rows of a matrix are added up as a product with ones, which is faster."""
+    """The sums over one `dim`, kept with size 1.
+
+    The rows of a matrix are added up as a product with ones, which is faster."""
     if x.ndim == 2 and dim in (1, -1) and x.dtype.itemsize > 2:
         return x.dot(_ones(x.shape[1], x.dtype))
     return np.add.reduce(x, dim, None, None, True)
@@ -1302,7 +1328,9 @@ def _spread(x, axis, correction):
 
 @differentiable
 def var(x, *, dim=None, correction=1, keepdim=False, unbiased=None):
-    """The variance over `dim`, with n - correction below the sum. `unbiased=False` is an older name of correction=0."""
+    """The variance over `dim`, with n - correction below the sum.
+
+    `unbiased=False` is an older name of correction=0."""
     axis = _axis(dim)
     deviations, value, divisor = _spread(x, axis, correction if unbiased is None else int(unbiased))
     scale = 2 / divisor if divisor else np.inf
@@ -1339,7 +1367,8 @@ def _extreme(name, ufunc):
         return best if keepdim else best.squeeze(axis), pullback
 
     extreme.__name__ = name
-    extreme.__doc__ = f"The {ufunc.__name__} over `dim`, an integer, a tuple or None for all; equal elements share the gradient."
+    extreme.__doc__ = (f"The {ufunc.__name__} over `dim`, an integer, a tuple or None for all; "
+                       "equal elements share the gradient.")
     return differentiable(extreme)
 
 
@@ -1348,13 +1377,15 @@ amax, amin = _extreme("amax", np.maximum), _extreme("amin", np.minimum)
 
 @without_gradient
 def argmax(x, dim=None, keepdim=False):
-    """The index of the largest element over `dim`, the first of equal ones; without `dim`, in the flattened tensor."""
+    """The index of the largest element over `dim`, the first of equal ones;
+    without `dim`, in the flattened tensor."""
     return x.argmax(dim, keepdims=keepdim and dim is not None)
 
 
 @without_gradient
 def argmin(x, dim=None, keepdim=False):
-    """The index of the smallest element over `dim`, the first of equal ones; without `dim`, in the flattened tensor."""
+    """The index of the smallest element over `dim`, the first of equal ones;
+    without `dim`, in the flattened tensor."""
     return x.argmin(dim, keepdims=keepdim and dim is not None)
 
 
@@ -1362,7 +1393,8 @@ def argmin(x, dim=None, keepdim=False):
 def _gather(x, index, *, dim):
     index = np.asarray(index)
     if index.dtype.kind not in "iu" or index.ndim != x.ndim:
-        raise ValueError(f"gather: {x.shape} needs an index of {x.ndim} axes of integers, got {index.shape} of {index.dtype}")
+        raise ValueError(f"gather: {x.shape} needs an index of {x.ndim} axes of integers, "
+                         f"got {index.shape} of {index.dtype}")
     places = list(np.indices(index.shape, sparse=True))
     places[dim] = index
     places = tuple(places)
@@ -1386,7 +1418,8 @@ def max(x, dim=None, keepdim=False):
 
 
 def min(x, dim=None, keepdim=False):
-    """The smallest element of all; with `dim`, the pair (values, indices), whose gradient goes to the chosen elements.
+    """The smallest element of all; with `dim`, the pair (values, indices),
+    whose gradient goes to the chosen elements.
 
     With a tensor in place of `dim` it is `minimum`, the smaller of two.
     """
@@ -1434,7 +1467,8 @@ def softmax(x, *, dim):
     """exp(x) / sum(exp(x)) over one `dim`, without overflow. A row of nothing but -inf gives NaN, as in PyTorch."""
     _floating(x, "softmax")
     y = x - np.maximum.reduce(x, dim, None, None, True, -np.inf)
-    place = y if y.size > 10_000 else None  # where the steps write: in place saves memory, but costs time on small arrays
+    # where the steps write: in place saves memory, but costs time on small arrays
+    place = y if y.size > 10_000 else None
     y = np.exp(y, place)
     y = np.divide(y, _totals(y, dim), place)
 
@@ -1501,7 +1535,8 @@ def differentiable_view(function):
             result._node = None
         else:
             result._node = node = Node()
-            node.name, node.parents, node.vjp, node.shape, node.dtype = name, (parent,), (pullback,), value.shape, parent.dtype
+            node.name, node.parents, node.vjp, node.shape, node.dtype = (
+                name, (parent,), (pullback,), value.shape, parent.dtype)
             node.grad, node.keeps = None, False
         return result
 
@@ -1596,7 +1631,8 @@ def flatten(x, start_dim=0, end_dim=-1):
     return reshape(x, shape=(*x.shape[:first], int(np.prod(x.shape[first : last + 1])), *x.shape[last + 1 :]))
 
 
-Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.flatten = transpose, squeeze, unsqueeze, clone, flatten
+Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.clone, Tensor.flatten = (
+    transpose, squeeze, unsqueeze, clone, flatten)
 
 
 Tensor.reshape, Tensor.expand, Tensor.permute, Tensor.flip = reshape, expand, permute, flip
@@ -1689,7 +1725,8 @@ Tensor.__getitem__ = getitem
 
 
 def split(x, split_size_or_sections, dim=0):
-    """A tuple of views along `dim`: pieces of one size, of which the last may be smaller, or of the sizes in a list."""
+    """A tuple of views along `dim`: pieces of one size, of which the last may be smaller,
+    or of the sizes in a list."""
     if not -x.ndim <= dim < x.ndim:
         raise IndexError(f"split: {x.shape} has no dim {dim}")
     n, sizes = x.shape[dim], split_size_or_sections
@@ -1792,7 +1829,8 @@ def _triangle(name, function):
             raise ValueError(f"{name}: {x.shape}, expected at least two axes")
         return function(x, diagonal), lambda g: function(g, diagonal)
 
-    triangle.__name__, triangle.__doc__ = name, f"{name}: a matrix with zeros on one side of a diagonal (0: the main one)."
+    triangle.__name__, triangle.__doc__ = (
+        name, f"{name}: a matrix with zeros on one side of a diagonal (0: the main one).")
     return differentiable(triangle)
 
 
@@ -1807,7 +1845,8 @@ def _einsum(*arrays, equation):
     arrays = [np.asarray(a) for a in arrays]
     terms, out = _letters(equation, [a.ndim for a in arrays])
     sizes = {}
-    for letter, n in [pair for term, a in zip(terms, arrays, strict=True) for pair in zip(term, a.shape, strict=True)]:
+    for letter, n in [pair for term, a in zip(terms, arrays, strict=True)
+                      for pair in zip(term, a.shape, strict=True)]:
         if n != 1 and sizes.get(letter, 1) not in (1, n):
             raise ValueError(f"einsum: {equation!r}, the index {letter} has sizes {sizes[letter]} and {n}")
         sizes[letter] = n if n != 1 else sizes.get(letter, 1)
@@ -1826,7 +1865,8 @@ def _einsum(*arrays, equation):
             d = contract([out, *(terms[i] for i in others)], found, [g, *(arrays[i] for i in others)])
             rest = iter(d.shape)
             d = d.reshape([next(rest) if letter in found else 1 for letter in own])
-            d = np.broadcast_to(d, [sizes[letter] for letter in own])  # an index of this operand alone repeats its gradient
+            # an index of this operand alone repeats its gradient
+            d = np.broadcast_to(d, [sizes[letter] for letter in own])
             if own == terms[k]:
                 return d
             full = np.zeros([sizes[letter] for letter in terms[k]], d.dtype)
@@ -1926,7 +1966,8 @@ def rand(*size, dtype=None, requires_grad=False, generator=None, device=None):
 def randn(*size, dtype=None, requires_grad=False, generator=None, device=None):
     """Random numbers from the normal distribution with mean 0 and variance 1, float32 unless told otherwise."""
     generator = default_generator() if generator is None else generator
-    return Tensor(_made("randn", generator.standard_normal, _sizes(size), dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("randn", generator.standard_normal, _sizes(size), dtype or float32),
+                  requires_grad, copy=False)
 
 
 def randint(low, high=None, size=None, dtype=None, generator=None, device=None):
@@ -1938,7 +1979,8 @@ def randint(low, high=None, size=None, dtype=None, generator=None, device=None):
 
 
 def tensor(data, dtype=None, requires_grad=False, device=None):
-    """A tensor with a copy of `data`: numbers, nested lists (float32, int64 or boolean) or an array (which keeps its type)."""
+    """A tensor with a copy of `data`: numbers, nested lists (float32, int64 or boolean)
+    or an array (which keeps its type)."""
     return Tensor(data, requires_grad, dtype)
 
 
@@ -1971,7 +2013,8 @@ def empty(*size, dtype=None, requires_grad=False, device=None):
 
 def full(size, fill_value, dtype=None, requires_grad=False, device=None):
     """One number everywhere, in its own type unless told otherwise."""
-    return Tensor(_made("full", np.full, size, fill_value, dtype or _to_array(fill_value).dtype), requires_grad, copy=False)
+    return Tensor(_made("full", np.full, size, fill_value, dtype or _to_array(fill_value).dtype),
+                  requires_grad, copy=False)
 
 
 def eye(n, m=None, dtype=None, requires_grad=False, device=None):
@@ -1990,7 +2033,8 @@ def arange(start, end=None, step=1, dtype=None, requires_grad=False, device=None
 
 def linspace(start, end, steps, dtype=None, requires_grad=False, device=None):
     """`steps` numbers from `start` to `end`, both included, evenly apart."""
-    return Tensor(_made("linspace", np.linspace, start, end, steps, dtype=dtype or float32), requires_grad, copy=False)
+    return Tensor(_made("linspace", np.linspace, start, end, steps, dtype=dtype or float32),
+                  requires_grad, copy=False)
 
 
 def zeros_like(x, dtype=None, requires_grad=False):

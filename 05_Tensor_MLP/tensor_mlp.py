@@ -149,9 +149,11 @@ def ones_(tensor):
 
 
 def _fans(tensor):
-    """How many inputs an output sees, and how many outputs an input reaches; a convolution's kernel counts for both."""
+    """How many inputs an output sees, and how many outputs an input reaches;
+    a convolution's kernel counts for both."""
     if tensor.ndim < 2:
-        raise ValueError(f"init: a weight has at least two dimensions, (out, in, ...), this one has shape {tensor.shape}")
+        raise ValueError("init: a weight has at least two dimensions, (out, in, ...), "
+                         f"this one has shape {tensor.shape}")
     window = int(np.prod(tensor.shape[2:]))
     return tensor.shape[1] * window, tensor.shape[0] * window
 
@@ -517,7 +519,8 @@ def binary_cross_entropy_with_logits(input, target, *, reduction="mean"):
 
 @differentiable
 def _cross_entropy(logits, *, target, counted, reduction, label_smoothing):
-    """`cross_entropy` of logits (N, C) as one operation; `counted` (N,) is 1, or 0 for rows to ignore, or None for all."""
+    """`cross_entropy` of logits (N, C) as one operation;
+    `counted` (N,) is 1, or 0 for rows to ignore, or None for all."""
     n, classes = logits.shape
     rows, ones = np.arange(n), np.ones(classes, logits.dtype)
     shifted = logits - logits.max(1, keepdims=True) if classes else logits
@@ -554,7 +557,8 @@ def cross_entropy(input, target, *, ignore_index=-100, reduction="mean", label_s
     if target.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets are class numbers, integers, got {target.dtype}")
     if len(shape) < 2 or (shape[0], *shape[2:]) != target.shape:
-        raise ValueError(f"cross_entropy: logits {shape} and targets {target.shape} do not fit; expected (N, C) and (N,)")
+        raise ValueError(f"cross_entropy: logits {shape} and targets {target.shape} do not fit; "
+                         "expected (N, C) and (N,)")
     if reduction not in ("mean", "sum", "none") or not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: got reduction {reduction!r}, label_smoothing {label_smoothing}; expected "
                          "'mean', 'sum' or 'none', and a share from 0 to 1")
@@ -565,7 +569,8 @@ def cross_entropy(input, target, *, ignore_index=-100, reduction="mean", label_s
         raise ValueError(f"cross_entropy: target {flat[wrong][0]} at row {np.flatnonzero(wrong)[0]} is no class; "
                          f"{classes} logits know the classes 0 to {classes - 1}")
     if len(shape) > 2:
-        input = (input if isinstance(input, Tensor) else Tensor(input)).permute(0, *range(2, len(shape)), 1).reshape(-1, classes)
+        input = ((input if isinstance(input, Tensor) else Tensor(input))
+                 .permute(0, *range(2, len(shape)), 1).reshape(-1, classes))
     counted = None
     if ignored.any():
         flat, counted = np.where(ignored, 0, flat), (~ignored).astype(np.float32)
@@ -634,7 +639,8 @@ class _Adaptive(Optimizer):
                 memory["step"] += 1
                 if not p.data.flags.c_contiguous:
                     p.data = p.data.copy()
-                flat = [a.reshape(-1) for a in (p.data, data_of(p.grad), *(memory[name] for name in self._names(group)))]
+                flat = [a.reshape(-1)
+                        for a in (p.data, data_of(p.grad), *(memory[name] for name in self._names(group)))]
                 kind = p.data.dtype
                 work = scratch.setdefault(kind, np.empty((2, min(_PIECE, p.data.size)), kind))
                 if work.shape[1] < min(_PIECE, p.data.size):
@@ -658,7 +664,8 @@ class RMSprop(_Adaptive):
     def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0):
         if not 0 <= alpha < 1:
             raise ValueError(f"RMSprop: alpha must lie in [0, 1), got {alpha}")
-        super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps,
+                                  "weight_decay": weight_decay, "momentum": momentum})
 
     def _names(self, group):
         return ("square_avg", "momentum_buffer") if group["momentum"] else ("square_avg",)
@@ -759,8 +766,8 @@ def clip_grad_norm_(parameters, max_norm, *, error_if_nonfinite=False):
 class LRScheduler:
     """Sets an optimiser's learning rates as a function of how often `step` was called; a subclass says how in `rate`.
 
-    The first rate is set on construction. Each group's own `lr` at that time is what the schedule starts from. Structure
-    and names are those of ``torch.optim.lr_scheduler``.
+    The first rate is set on construction. Each group's own `lr` at that time is what the schedule starts from.
+    Structure and names are those of ``torch.optim.lr_scheduler``.
     """
 
     def __init__(self, optimizer):
@@ -846,7 +853,8 @@ class LambdaLR(LRScheduler):
 
 
 class SequentialLR(LRScheduler):
-    """One schedule after the other: `schedulers[i]` begins, at its own beginning, when `milestones[i - 1]` is reached."""
+    """One schedule after the other: `schedulers[i]` begins, at its own beginning,
+    when `milestones[i - 1]` is reached."""
 
     def __init__(self, optimizer, schedulers, milestones):
         if len(milestones) != len(schedulers) - 1:
@@ -921,7 +929,8 @@ class TensorDataset:
     def __init__(self, *arrays):
         self.arrays = tuple(np.asarray(data_of(a)) for a in arrays)
         if not self.arrays or 0 in {a.ndim for a in self.arrays} or len({len(a) for a in self.arrays}) != 1:
-            raise ValueError(f"TensorDataset: expected arrays of one length, got shapes {[a.shape for a in self.arrays]}")
+            raise ValueError("TensorDataset: expected arrays of one length, "
+                             f"got shapes {[a.shape for a in self.arrays]}")
 
     def __len__(self):
         """The number of rows."""
@@ -935,10 +944,11 @@ class TensorDataset:
 class DataLoader:
     """Cuts a data set into batches, tuples of tensors; each pass over the loader is an epoch.
 
-    `dataset` is a `TensorDataset`, a tuple of arrays, or anything with a length whose items are tuples of equally shaped
-    numbers. With `shuffle` each epoch has a new order, drawn from `generator`, a NumPy generator or a seed; without one
-    from the engine's own. `drop_last` leaves out a last batch that is not full. `transform` is called with the arrays of
-    a batch and returns those to use instead: there bytes become floats, and pictures are moved about.
+    `dataset` is a `TensorDataset`, a tuple of arrays, or anything with a length whose items are tuples of equally
+    shaped numbers. With `shuffle` each epoch has a new order, drawn from `generator`, a NumPy generator or a seed;
+    without one from the engine's own. `drop_last` leaves out a last batch that is not full.
+    `transform` is called with the arrays of a batch and returns those to use instead: there bytes become floats,
+    and pictures are moved about.
     Raises ValueError for an empty data set and for a batch size below 1.
     """
 
@@ -999,15 +1009,17 @@ class CheckpointError(ValueError):
 def save(state_dict, path, metadata=None):
     """Write a table from names to arrays, such as a `state_dict`, as a .safetensors file.
 
-    `metadata` is a table of texts. The file is written under a temporary name and renamed when it is whole, so that an
-    interruption leaves the old one. Raises TypeError for a name or a text that is none, or a type the format has not.
+    `metadata` is a table of texts. The file is written under a temporary name and renamed when it is whole, so that
+    an interruption leaves the old one.
+    Raises TypeError for a name or a text that is none, or a type the format has not.
     Format: 8 bytes, the header's length, little-endian; the header, JSON; the numbers, little-endian, without gaps.
     """
     path, header, offset, arrays = Path(path), {}, 0, {}
     for name, value in dict(state_dict).items():
         array = np.asarray(data_of(value))
         if not isinstance(name, str) or name == "__metadata__" or array.dtype.newbyteorder("<") not in _CODES:
-            raise TypeError(f"save: {name!r} is a {type(value).__name__} of {array.dtype}, which a .safetensors file cannot hold")
+            raise TypeError(f"save: {name!r} is a {type(value).__name__} of {array.dtype}, "
+                            "which a .safetensors file cannot hold")
         arrays[name] = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
         raise TypeError("save: metadata is a table from texts to texts")
@@ -1028,7 +1040,8 @@ def save(state_dict, path, metadata=None):
 
 
 def load(path):
-    """Read a .safetensors file: a table from names to NumPy arrays (bfloat16 as float32), as `load_state_dict` takes it.
+    """Read a .safetensors file: a table from names to NumPy arrays (bfloat16 as float32),
+    as `load_state_dict` takes it.
 
     Raises CheckpointError where the file is truncated, foreign, or contradicts itself.
     """
@@ -1061,7 +1074,8 @@ def _read(path):
         end = stop
     if end != len(raw):
         what = "truncated" if end > len(raw) else "too long"
-        raise CheckpointError(f"{path}: {what}: the header describes {end} bytes of numbers, the file holds {len(raw)}")
+        raise CheckpointError(f"{path}: {what}: the header describes {end} bytes of numbers, "
+                              f"the file holds {len(raw)}")
     return header, raw
 
 
@@ -1100,7 +1114,8 @@ class History:
 
     def state_dict(self):
         """The whole record, for `load_state_dict`."""
-        return {"epochs": [dict(record) for record in self.epochs], "losses": list(self.losses), "norms": list(self.norms)}
+        return {"epochs": [dict(record) for record in self.epochs],
+                "losses": list(self.losses), "norms": list(self.norms)}
 
     def load_state_dict(self, state_dict):
         """Take over the record of another run."""
@@ -1131,7 +1146,9 @@ def _unpack(packed, arrays):
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss or a parameter is no longer finite. Has `epoch`, `step`, `batch_number` and `batch`, the data itself."""
+    """The loss or a parameter is no longer finite.
+
+    Has `epoch`, `step`, `batch_number` and `batch`, the data itself."""
 
     def __init__(self, message, epoch, step, batch_number=None, batch=None):
         super().__init__(message)
@@ -1172,10 +1189,11 @@ class Trainer:
     def fit(self, train, validation=None, *, epochs):
         """Train until `epochs` epochs are done in all, earlier calls and resumed runs included; returns the history.
 
-        `train` and `validation` give batches each time they are iterated over: a DataLoader, or a list. The model keeps its
-        last parameters; `restore_best` fetches the best ones.
+        `train` and `validation` give batches each time they are iterated over: a DataLoader, or a list. The model keeps
+        its last parameters; `restore_best` fetches the best ones.
         Raises TrainingDiverged where the loss or a parameter stops being finite: the model then has the parameters of the
-        last good epoch back. Raises ValueError where there are no batches, or an early stop has no validation to judge by.
+        last good epoch back.
+        Raises ValueError where there are no batches, or an early stop has no validation to judge by.
         """
         if self.patience is not None and validation is None:
             raise ValueError("Trainer: patience needs validation data")
@@ -1208,7 +1226,8 @@ class Trainer:
             value, target = self._gradients(batch), batch[-1]
             if not isfinite(value):
                 raise TrainingDiverged(
-                    f"the loss is {value} at step {self.step}, batch {number} of epoch {self.epoch + 1}; {self._last_good()}",
+                    f"the loss is {value} at step {self.step}, batch {number} of epoch {self.epoch + 1}; "
+                    f"{self._last_good()}",
                     self.epoch + 1, self.step, number, batch)
             if self.max_norm is not None:
                 self.history.norms.append(clip_grad_norm_(self.model.parameters(), self.max_norm))
@@ -1356,7 +1375,8 @@ class Trainer:
 
 
 def lr_range_test(model, optimizer, batches, loss=cross_entropy, *, low=1e-5, high=10.0, steps=100):
-    """The loss while the learning rate grows from `low` to `high` by a constant factor a step: (rates, losses), (T,) each.
+    """The loss while the learning rate grows from `low` to `high` by a constant factor a step:
+    (rates, losses), (T,) each.
 
     Ends early where the loss is not finite or four times the lowest one. Model and optimiser are left as they were.
     Raises ValueError where there are no batches. Smith (2017), Cyclical learning rates.

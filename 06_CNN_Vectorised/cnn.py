@@ -87,7 +87,8 @@ def conv2d_loops(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(
 
 
 def _nhwc(pictures):
-    """Pictures (N, C, H, W) as an array (N, H, W, C): a copy only where they do not lie in memory like that already."""
+    """Pictures (N, C, H, W) as an array (N, H, W, C):
+    a copy only where they do not lie in memory like that already."""
     return np.ascontiguousarray(pictures.transpose(0, 2, 3, 1))
 
 
@@ -97,14 +98,17 @@ def _nchw(pictures):
 
 
 def _pair(value, name, least):
-    """One whole number for both axes, or two of them, as a tuple; ValueError names the argument and the smallest allowed."""
+    """One whole number for both axes, or two of them, as a tuple;
+    ValueError names the argument and the smallest allowed."""
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int | np.integer) and v >= least for v in pair):
-        raise ValueError(f"{name} is a whole number of at least {least}, or two of them (rows, columns), got {value!r}")
+        raise ValueError(f"{name} is a whole number of at least {least}, or two of them (rows, columns), "
+                         f"got {value!r}")
     return int(pair[0]), int(pair[1])
 
 
-_Windows = namedtuple("_Windows", "count size stride padding dilation")  # how windows lie in pictures, each (rows, columns)
+# how windows lie in pictures, each (rows, columns)
+_Windows = namedtuple("_Windows", "count size stride padding dilation")
 
 
 def _windows(shape, size, stride, padding, dilation):
@@ -131,7 +135,8 @@ def _tap(padded, i, j, windows):
 
 
 def _window_view(padded, windows):
-    """All windows of padded pictures (N, H, W, C) as a view (N, rows, columns, kh, kw, C): only the strides are new."""
+    """All windows of padded pictures (N, H, W, C) as a view (N, rows, columns, kh, kw, C):
+    only the strides are new."""
     by_picture, by_row, by_column, by_channel = padded.strides
     (down, right), (across, along) = windows.stride, windows.dilation
     return np.lib.stride_tricks.as_strided(
@@ -139,7 +144,8 @@ def _window_view(padded, windows):
         (by_picture, by_row * down, by_column * right, by_row * across, by_column * along, by_channel))
 
 
-_CACHE = 1 << 20  # bytes: a block of this size stays near its core, and keeps a thread busy without asking for Python's lock
+# bytes: a block of this size stays near its core, and keeps a thread busy without asking for Python's lock
+_CACHE = 1 << 20
 
 
 def _blocks(start, stop, bytes_each):
@@ -148,7 +154,8 @@ def _blocks(start, stop, bytes_each):
 
 
 def _slices(start, stop, block):
-    """Slices that go through start to stop, `block` pictures each, or one picture where it is less; at least one slice."""
+    """Slices that go through start to stop, `block` pictures each, or one picture where it is less;
+    at least one slice."""
     block = max(1, block)
     return [slice(first, min(first + block, stop)) for first in range(start, max(stop, start + 1), block)]
 
@@ -156,8 +163,8 @@ def _slices(start, stop, block):
 def _column_blocks(pictures, windows, start, stop):
     """The column matrix of pictures[start:stop], (N, H, W, C), a few pictures at a time.
 
-    Yields (slice of pictures, columns): one row for each window, (pictures * rows * columns, kh * kw * C). The memory of
-    the columns is used again for the next block, so that it never leaves the cache.
+    Yields (slice of pictures, columns): one row for each window, (pictures * rows * columns, kh * kw * C). The memory
+    of the columns is used again for the next block, so that it never leaves the cache.
     """
     (_, height, width, channels), (top, left) = pictures.shape, windows.padding
     parts = _blocks(start, stop, prod(windows.count + windows.size) * channels * pictures.itemsize)
@@ -177,7 +184,8 @@ def _column_blocks(pictures, windows, start, stop):
 
 
 def _least(*sizes):
-    """How many pictures are worth a thread of their own, where one costs as many multiplications as the product of `sizes`."""
+    """How many pictures are worth a thread of their own,
+    where one costs as many multiplications as the product of `sizes`."""
     return 1 + int(2e7 / max(1, prod(sizes)))
 
 
@@ -218,7 +226,8 @@ def _weight_gradient(g, x, weight, windows):
 
 
 def _input_gradient(g, shape, weight, windows):
-    """dL/dx of shape (N, H, W, C) from g (N, rows, columns, O): each window's g weight^T is added where it was read (col2im)."""
+    """dL/dx of shape (N, H, W, C) from g (N, rows, columns, O):
+    each window's g weight^T is added where it was read (col2im)."""
     (_, height, width, channels), (top, left) = shape, windows.padding
     outputs = len(weight)
     matrix = weight.transpose(0, 2, 3, 1).reshape(outputs, -1)  # (O, kh * kw * C)
@@ -237,7 +246,8 @@ def _input_gradient(g, shape, weight, windows):
 
 
 def _turned_gradients(g, x, weight, windows):
-    """Both gradients of a convolution with stride 1 and dilation 1, from one column matrix of g (N, rows, columns, O).
+    """Both gradients of a convolution with stride 1 and dilation 1,
+    from one column matrix of g (N, rows, columns, O).
 
     dL/dx is the convolution of g with the kernel turned by half a turn, in and out exchanged; the columns it reads,
     times the pixels, are the gradient of that turned kernel.
@@ -265,7 +275,8 @@ _POINTS = (0, 0.75, -0.75, 1.5, -1.5)  # and infinity: of the simple choices the
 
 @cache
 def _winograd(dtype):
-    """The matrices of F(4 x 4, 3 x 3) for tiles of pixels (36, 36), kernels (36, 9) and squares of the result (36, 16).
+    """The matrices of F(4 x 4, 3 x 3) for tiles of pixels (36, 36), kernels (36, 9)
+    and squares of the result (36, 16).
 
     Each takes coefficients to values at six points along both axes; that for pixels is the inverse transposed.
     Winograd (1980); Lavin and Gray (2016).
@@ -286,7 +297,8 @@ def _tiles(windows):
 
 
 def _tiles_pay(weight, windows, dtype):
-    """Whether fewer multiplications are worth the way to the tiles and back: 3 x 3 at stride 1, and channels enough."""
+    """Whether fewer multiplications are worth the way to the tiles and back:
+    3 x 3 at stride 1, and channels enough."""
     fits = windows.size == (3, 3) and windows.stride == windows.dilation == (1, 1) and dtype.itemsize >= 4
     return fits and min(weight.shape[:2]) >= _CHANNELS and 4 * prod(_tiles(windows).count) < prod(windows.count)
 
@@ -296,7 +308,8 @@ def _tile_values(pictures, tiles, matrix):
     (rows, columns), (top, left), (n, height, width, channels) = tiles.count, tiles.padding, pictures.shape
     padded = np.zeros((n, 4 * rows + 2, 4 * columns + 2, channels), pictures.dtype)
     padded[:, top : top + height, left : left + width] = pictures
-    pixels = np.ascontiguousarray(_window_view(padded, tiles).transpose(3, 4, 0, 1, 2, 5))  # (6, 6, N, rows, columns, C)
+    # (6, 6, N, rows, columns, C)
+    pixels = np.ascontiguousarray(_window_view(padded, tiles).transpose(3, 4, 0, 1, 2, 5))
     return (matrix @ pixels.reshape(36, -1)).reshape(36, -1, channels)
 
 
@@ -318,7 +331,8 @@ def _tile_blocks(start, stop, tiles):
 
 
 def _convolve_tiles(x, weight, windows, bias=None):
-    """`_convolve` with kernels of 3 x 3 at stride 1 by Winograd's F(4 x 4, 3 x 3): a quarter of the multiplications."""
+    """`_convolve` with kernels of 3 x 3 at stride 1 by Winograd's F(4 x 4, 3 x 3):
+    a quarter of the multiplications."""
     (outputs, channels), tiles = weight.shape[:2], _tiles(windows)
     (rows, columns), (height, width), dtype = tiles.count, windows.count, np.result_type(x, weight)
     for_pixels, for_kernels, for_squares = _winograd(dtype)
@@ -339,7 +353,8 @@ def _convolve_tiles(x, weight, windows, bias=None):
 
 
 def _overlapped(values, shape, tiles, matrix):
-    """Pictures of `shape` (N, H, W, C) from the gradients of their tiles' values (36, tiles, C): col2im with tiles."""
+    """Pictures of `shape` (N, H, W, C) from the gradients of their tiles' values (36, tiles, C):
+    col2im with tiles."""
     (rows, columns), (top, left), (n, height, width, channels) = tiles.count, tiles.padding, shape
     pixels = (matrix.T @ values.reshape(36, -1)).reshape(6, 6, n, rows, columns, channels)
     padded = np.zeros((n, 4 * rows + 2, 4 * columns + 2, channels), values.dtype)
@@ -426,20 +441,29 @@ def _check_pictures(name, x, channels=None):
             "; grey pictures (N, H, W) need a channel axis, x[:, None], a single one (C, H, W) a batch axis, x[None]"
             if len(shape) == 3 else ""))
     if kind.kind != "f":
-        raise TypeError(f"{name}: expected floating-point pictures, got {kind}; convert bytes first: x.astype(np.float32) / 255")
+        raise TypeError(f"{name}: expected floating-point pictures, got {kind}; "
+                        "convert bytes first: x.astype(np.float32) / 255")
     if channels is not None and shape[1] != channels:
-        advice = "; is this (N, H, W, C)? Put the channels second: x.transpose(0, 3, 1, 2)" if shape[3] == channels else ""
+        advice = ("; is this (N, H, W, C)? Put the channels second: x.transpose(0, 3, 1, 2)"
+                  if shape[3] == channels else "")
         raise ValueError(f"{name}: pictures {shape} have {shape[1]} channels, the weight expects {channels}{advice}")
     return shape
+
+
+def _margin(padding, name):
+    """"same" and "valid" as they are, else a `_pair`; ValueError names the argument."""
+    if isinstance(padding, str) and padding not in ("same", "valid"):
+        raise ValueError(f"{name} is 'same', 'valid', or whole numbers of at least 0, got {padding!r}")
+    return padding if isinstance(padding, str) else _pair(padding, name, 0)
 
 
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Slide each kernel over the pictures: input (N, C, H, W), weight (O, C / groups, kh, kw), bias (O,) or None.
 
-    Returns (N, O, Ho, Wo), sizes by `conv_output_size`. The kernel is not turned (a cross-correlation, as in PyTorch).
-    `stride`, `padding` (zeros at each side) and `dilation` are one number or (rows, columns); padding may also be
-    "valid", which is 0, or "same", which keeps the size (odd kernels, stride 1). With `groups`, outputs come in as many
-    sets, each of which sees its own set of channels.
+    Returns (N, O, Ho, Wo), sizes by `conv_output_size`. The kernel is not turned (a cross-correlation, as in
+    PyTorch). `stride`, `padding` (zeros at each side) and `dilation` are one number or (rows, columns); padding may
+    also be "valid", which is 0, or "same", which keeps the size (odd kernels, stride 1). With `groups`, outputs come
+    in as many sets, each of which sees its own set of channels.
     Raises TypeError for integer pictures, ValueError where shapes or settings do not fit. LeCun et al. (1989).
     """
     kernel = np.shape(data_of(weight))
@@ -449,16 +473,18 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         raise ValueError(f"conv2d: groups must divide the {kernel[0]} outputs, got {groups!r}")
     shape = _check_pictures("conv2d", input, kernel[1] * groups)
     stride, dilation = _pair(stride, "conv2d: stride", 1), _pair(dilation, "conv2d: dilation", 1)
+    padding = _margin(padding, "conv2d: padding")
     if padding == "same":
         reach = [d * (k - 1) for d, k in zip(dilation, kernel[2:], strict=True)]
         if stride != (1, 1) or any(r % 2 for r in reach):
-            raise ValueError(f"conv2d: padding 'same' needs stride 1 and an odd kernel, got stride {stride}, kernel {kernel[2:]}")
+            raise ValueError("conv2d: padding 'same' needs stride 1 and an odd kernel, "
+                             f"got stride {stride}, kernel {kernel[2:]}")
         padding = tuple(r // 2 for r in reach)
-    padding = _pair(0 if padding == "valid" else padding, "conv2d: padding", 0)
+    padding = (0, 0) if padding == "valid" else padding
     windows = _windows(shape[2:], kernel[2:], stride, padding, dilation)
     if min(windows.count) < 1:
-        raise ValueError(f"conv2d: a kernel {kernel[2:]} with dilation {dilation} is larger than the pictures {shape[2:]} "
-                         f"with padding {padding}; use more padding or a smaller kernel")
+        raise ValueError(f"conv2d: a kernel {kernel[2:]} with dilation {dilation} is larger than the pictures "
+                         f"{shape[2:]} with padding {padding}; use more padding or a smaller kernel")
     if bias is not None and np.shape(data_of(bias)) != kernel[:1]:
         raise ValueError(f"conv2d: expected a bias of shape {kernel[:1]}, got {np.shape(data_of(bias))}")
     return _conv2d(input, weight, bias, windows=windows, groups=int(groups))
@@ -469,7 +495,8 @@ def _conv_transpose2d(x, weight, bias, *, shape, windows, groups):
     """`conv_transpose2d` as one operation: forward is the way back of a convolution, and the other way round."""
     inputs, kernels = _channel_groups(_nhwc(x), groups), np.split(weight, groups)
     size = (len(x), *shape, weight.shape[1])
-    out = _joined([_input_gradient(part, size, kernel, windows) for part, kernel in zip(inputs, kernels, strict=True)])
+    out = _joined([_input_gradient(part, size, kernel, windows)
+                   for part, kernel in zip(inputs, kernels, strict=True)])
     if bias is not None:
         out += bias
 
@@ -477,7 +504,8 @@ def _conv_transpose2d(x, weight, bias, *, shape, windows, groups):
         g = _nhwc(g)
         parts = list(zip(_channel_groups(g, groups), kernels, inputs, strict=True))
         dx = [_convolve(part, kernel, windows) for part, kernel, _ in parts] if wanted[0] else None
-        dw = [_weight_gradient(pixels, part, kernel, windows) for part, kernel, pixels in parts] if wanted[1] else None
+        dw = ([_weight_gradient(pixels, part, kernel, windows) for part, kernel, pixels in parts]
+              if wanted[1] else None)
         rows = g.reshape(-1, g.shape[3])
         return (_nchw(_joined(dx)) if wanted[0] else None, np.concatenate(dw) if wanted[1] else None,
                 np.ones(len(rows), g.dtype) @ rows if wanted[2] else None)
@@ -486,11 +514,13 @@ def _conv_transpose2d(x, weight, bias, *, shape, windows, groups):
 
 
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    """The transpose of `conv2d`: each number of input (N, C, H, W) is spread over a window by weight (C, O / groups, kh, kw).
+    """The transpose of `conv2d`: each number of input (N, C, H, W) is spread over a window by weight
+    (C, O / groups, kh, kw).
 
-    Returns (N, O, Ho, Wo) with Ho = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1: the size of the
-    pictures from which a convolution with these settings makes (H, W). Raises TypeError for integer pictures, ValueError
-    where shapes or settings do not fit. Zeiler, Krishnan, Taylor and Fergus (2010); Dumoulin and Visin (2016).
+    Returns (N, O, Ho, Wo) with Ho = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1: the size of
+    the pictures from which a convolution with these settings makes (H, W). Raises TypeError for integer pictures,
+    ValueError where shapes or settings do not fit.
+    Zeiler, Krishnan, Taylor and Fergus (2010); Dumoulin and Visin (2016).
     """
     kernel = np.shape(data_of(weight))
     if len(kernel) != 4 or 0 in kernel:
@@ -501,7 +531,8 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     stride, dilation = _pair(stride, name + "stride", 1), _pair(dilation, name + "dilation", 1)
     padding, extra = _pair(padding, name + "padding", 0), _pair(output_padding, name + "output_padding", 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)):
-        raise ValueError(f"{name}output_padding {extra} must be smaller than the stride {stride} or the dilation {dilation}")
+        raise ValueError(f"{name}output_padding {extra} must be smaller than the stride {stride} "
+                         f"or the dilation {dilation}")
     along = zip(shape[2:], stride, padding, dilation, kernel[2:], extra, strict=True)
     size = tuple((m - 1) * s - 2 * p + d * (k - 1) + e + 1 for m, s, p, d, k, e in along)
     if min(size) < 1:
@@ -509,7 +540,8 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     outputs = kernel[1] * groups
     if bias is not None and np.shape(data_of(bias)) != (outputs,):
         raise ValueError(f"{name}expected a bias of shape {(outputs,)}, got {np.shape(data_of(bias))}")
-    windows = _Windows(tuple(shape[2:]), tuple(kernel[2:]), stride, padding, dilation)  # those of the convolution back
+    # those of the convolution back
+    windows = _Windows(tuple(shape[2:]), tuple(kernel[2:]), stride, padding, dilation)
     return _conv_transpose2d(input, weight, bias, shape=size, windows=windows, groups=int(groups))
 
 
@@ -575,8 +607,8 @@ def _cropped(padded, padding):
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1):
     """The largest number in each window: input (N, C, H, W) gives (N, C, Ho, Wo), sizes by `conv_output_size`.
 
-    `stride` is the kernel size where it is None; the padding counts as minus infinity. Where several numbers of a window
-    are equally large the gradient goes to the first of them, row by row, as in PyTorch.
+    `stride` is the kernel size where it is None; the padding counts as minus infinity. Where several numbers of a
+    window are equally large the gradient goes to the first of them, row by row, as in PyTorch.
     Raises TypeError for integer pictures, ValueError where shapes or settings do not fit.
     """
     return _max_pool2d(input, windows=_pool_windows("max_pool2d", input, kernel_size, stride, padding, dilation))
@@ -644,7 +676,8 @@ def adaptive_avg_pool2d(input, output_size):
     """Means over as many cells as asked for: input (N, C, H, W) gives (N, C, *output_size).
 
     Cell i of m along an axis of n pixels reaches from floor(n i / m) to ceil(n (i + 1) / m), so that cells may share
-    pixels. `output_size` is one number or (rows, columns). Raises TypeError for integer pictures, ValueError for sizes below 1.
+    pixels. `output_size` is one number or (rows, columns).
+    Raises TypeError for integer pictures, ValueError for sizes below 1.
     """
     _check_pictures("adaptive_avg_pool2d", input)
     return _adaptive_avg_pool2d(input, size=_pair(output_size, "adaptive_avg_pool2d: output_size", 1))
@@ -669,7 +702,8 @@ class AvgPool2d(Module):
     """A layer of `avg_pool2d`."""
 
     def __init__(self, kernel_size, stride=None, padding=0, count_include_pad=True):
-        self.kernel_size, self.stride, self.padding, self.count_include_pad = kernel_size, stride, padding, count_include_pad
+        self.kernel_size, self.stride, self.padding, self.count_include_pad = (
+            kernel_size, stride, padding, count_include_pad)
 
     def forward(self, x):
         """(N, C, H, W) to (N, C, Ho, Wo)."""
@@ -721,12 +755,14 @@ class Conv2d(Module):
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True,
                  *, generator=None):
         if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d: groups {groups} must divide the channels {in_channels} and {out_channels}, all at least 1")
+            raise ValueError(f"Conv2d: groups {groups} must divide the channels {in_channels} and {out_channels}, "
+                             "all at least 1")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _pair(kernel_size, "Conv2d: kernel_size", 1)
         self.stride, self.dilation = _pair(stride, "Conv2d: stride", 1), _pair(dilation, "Conv2d: dilation", 1)
-        self.padding = padding if isinstance(padding, str) else _pair(padding, "Conv2d: padding", 0)
-        self.weight, self.bias = _kernel(out_channels, in_channels // groups, self.kernel_size, bias, out_channels, generator)
+        self.padding = _margin(padding, "Conv2d: padding")
+        self.weight, self.bias = _kernel(out_channels, in_channels // groups, self.kernel_size, bias, out_channels,
+                                         generator)
 
     def forward(self, x):
         """(N, in_channels, H, W) to (N, out_channels, Ho, Wo)."""
@@ -734,10 +770,15 @@ class Conv2d(Module):
 
     def extra_repr(self):
         """The sizes, as PyTorch prints them."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        rest = {"padding": (0, 0), "dilation": (1, 1), "groups": 1}
-        text += "".join(f", {name}={getattr(self, name)}" for name, usual in rest.items() if getattr(self, name) != usual)
-        return text + ("" if self.bias is not None else ", bias=False")
+        return _settings(self, {"padding": (0, 0), "dilation": (1, 1), "groups": 1})
+
+
+def _settings(layer, usual):
+    """A layer of convolution in words: its sizes, and whatever is not as usual."""
+    text = f"{layer.in_channels}, {layer.out_channels}, kernel_size={layer.kernel_size}, stride={layer.stride}"
+    text += "".join(f", {name}={getattr(layer, name)}"
+                    for name, value in usual.items() if getattr(layer, name) != value)
+    return text + ("" if layer.bias is not None else ", bias=False")
 
 
 def _kernel(first, second, size, bias, outputs, generator):
@@ -758,16 +799,19 @@ class ConvTranspose2d(Module):
     Starts as PyTorch's does. Raises ValueError for sizes below 1 and for groups that do not divide the channels.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True,
-                 dilation=1, *, generator=None):
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1,
+                 bias=True, dilation=1, *, generator=None):
         if min(in_channels, out_channels, groups) < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"ConvTranspose2d: groups {groups} must divide the channels {in_channels} and {out_channels}")
+            raise ValueError(f"ConvTranspose2d: groups {groups} must divide the channels "
+                             f"{in_channels} and {out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _pair(kernel_size, "ConvTranspose2d: kernel_size", 1)
-        self.stride, self.dilation = _pair(stride, "ConvTranspose2d: stride", 1), _pair(dilation, "ConvTranspose2d: dilation", 1)
+        self.stride, self.dilation = (_pair(stride, "ConvTranspose2d: stride", 1),
+                                      _pair(dilation, "ConvTranspose2d: dilation", 1))
         self.padding = _pair(padding, "ConvTranspose2d: padding", 0)
         self.output_padding = _pair(output_padding, "ConvTranspose2d: output_padding", 0)
-        self.weight, self.bias = _kernel(in_channels, out_channels // groups, self.kernel_size, bias, out_channels, generator)
+        self.weight, self.bias = _kernel(in_channels, out_channels // groups, self.kernel_size, bias, out_channels,
+                                         generator)
 
     def forward(self, x):
         """(N, in_channels, H, W) to (N, out_channels, Ho, Wo)."""
@@ -776,7 +820,8 @@ class ConvTranspose2d(Module):
 
     def extra_repr(self):
         """The sizes, as PyTorch prints them."""
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        usual = {"padding": (0, 0), "dilation": (1, 1), "output_padding": (0, 0), "groups": 1}
+        return _settings(self, usual)
 
 
 _LONG = 8192  # numbers in a long row
@@ -807,7 +852,8 @@ def _channel_sums(rows, channels, parts):
 
     def work(part):
         ones = np.ones(part.stop - part.start, rows.dtype)
-        sums.append((part.start, np.stack([ones @ piece for piece in parts(part)])))  # as products: faster than sum(0)
+        # as products: faster than sum(0)
+        sums.append((part.start, np.stack([ones @ piece for piece in parts(part)])))
 
     _in_pieces(work, rows)
     long = _summed(sums)
@@ -844,7 +890,8 @@ def _from_rows(rows, shape):
 
 @differentiable
 def _batch_norm(x, weight, bias, *, mean, var, eps, training):
-    """(x - mean) / sqrt(var + eps) weight + bias for each channel; `training` says that mean and var are those of x."""
+    """(x - mean) / sqrt(var + eps) weight + bias for each channel;
+    `training` says that mean and var are those of x."""
     shape, rows, r = x.shape, _as_rows(x), 1 / np.sqrt(var + eps)
     scale = r if weight is None else r * weight
     y = np.empty(rows.shape, np.result_type(rows, scale))
@@ -857,7 +904,8 @@ def _batch_norm(x, weight, bias, *, mean, var, eps, training):
         out[part] += shift
 
     _in_pieces(normalise, long)
-    return _from_rows(y, shape), lambda g, wanted: _batch_norm_back(_as_rows(g), shape, rows, mean, r, scale, training, wanted)
+    return _from_rows(y, shape), lambda g, wanted: _batch_norm_back(
+        _as_rows(g), shape, rows, mean, r, scale, training, wanted)
 
 
 def _batch_norm_back(g, shape, rows, mean, r, scale, training, wanted):
@@ -884,15 +932,16 @@ def _batch_norm_back(g, shape, rows, mean, r, scale, training, wanted):
 
     if wanted[0]:
         _in_pieces(send, x)
-    return _from_rows(dx, shape) if wanted[0] else None, along * r if wanted[1] else None, total if wanted[2] else None
+    return (_from_rows(dx, shape) if wanted[0] else None, along * r if wanted[1] else None,
+            total if wanted[2] else None)
 
 
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     """Shift and scale each channel to mean 0 and variance 1, then times weight (C,), plus bias (C,).
 
-    `input` is (N, C) or (N, C, H, W). In training mean and variance are those of the batch, over all axes but the channels';
-    the arrays `running_mean` and `running_var` (or None) move towards them in place by the fraction `momentum`, the
-    variance with M - 1 in the denominator. Otherwise the running ones are used.
+    `input` is (N, C) or (N, C, H, W). In training mean and variance are those of the batch, over all axes but the
+    channels'; the arrays `running_mean` and `running_var` (or None) move towards them in place by the fraction
+    `momentum`, the variance with M - 1 in the denominator. Otherwise the running ones are used.
     Raises ValueError for other shapes, for training on one number per channel, and for evaluation without running
     statistics; TypeError for integers. Ioffe and Szegedy (2015).
     """
@@ -900,12 +949,14 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
     if x.ndim not in (2, 4) or x.dtype.kind != "f":
         raise (ValueError if x.dtype.kind == "f" else TypeError)(
             f"batch_norm: expected floating-point numbers (N, C) or (N, C, H, W), got shape {x.shape} of {x.dtype}")
-    for name, array in {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}.items():
+    for name, array in {"running_mean": running_mean, "running_var": running_var,
+                        "weight": weight, "bias": bias}.items():
         if array is not None and np.shape(data_of(array)) != x.shape[1:2]:
             raise ValueError(f"batch_norm: expected {name} of shape {x.shape[1:2]}, got {np.shape(data_of(array))}")
     count = x.size // max(1, x.shape[1])
     if training and count < 2:
-        raise ValueError(f"batch_norm: one number per channel has no variance, input {x.shape}; use a larger batch or eval()")
+        raise ValueError(f"batch_norm: one number per channel has no variance, input {x.shape}; "
+                         "use a larger batch or eval()")
     if not training and (running_mean is None or running_var is None):
         raise ValueError("batch_norm: evaluation needs running_mean and running_var")
     if not training:
@@ -922,15 +973,17 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
 class BatchNorm2d(Module):
     """A layer of `batch_norm` for pictures (N, num_features, H, W), with running statistics as buffers.
 
-    `weight` starts at 1 and `bias` at 0; without `affine` there are none. `momentum` None makes the running statistics
-    plain averages over all batches. In evaluation the running statistics are used, unless `track_running_stats` is false.
+    `weight` starts at 1 and `bias` at 0; without `affine` there are none.
+    `momentum` None makes the running statistics plain averages over all batches. In evaluation the running statistics
+    are used, unless `track_running_stats` is false.
     Raises ValueError for another number of channels or axes. Ioffe and Szegedy (2015).
     """
 
     _ndim = 4
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True):
-        self.num_features, self.eps, self.momentum, self.track_running_stats = num_features, eps, momentum, track_running_stats
+        self.num_features, self.eps, self.momentum, self.track_running_stats = (
+            num_features, eps, momentum, track_running_stats)
         self.weight = Parameter(np.ones(num_features, np.float32)) if affine else None
         self.bias = Parameter(np.zeros(num_features, np.float32)) if affine else None
         self.register_buffer("running_mean", np.zeros(num_features, np.float32) if track_running_stats else None)
@@ -947,7 +1000,8 @@ class BatchNorm2d(Module):
             self.num_batches_tracked += 1
             momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
         training = self.training or not self.track_running_stats
-        return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, momentum or 0.0, self.eps)
+        return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
+                          training, momentum or 0.0, self.eps)
 
     def extra_repr(self):
         """The settings, as PyTorch prints them."""
@@ -973,8 +1027,9 @@ def _dropout2d(x, *, p, generator):
 def dropout2d(input, p=0.5, training=True, *, generator=None):
     """Set whole channels of pictures (N, C, H, W) to 0 with probability `p`, and multiply the others by 1 / (1 - p).
 
-    Neighbouring pixels tell nearly the same, so that single ones would be no loss. Not training, or with p = 0, it returns its
-    input. Raises ValueError where p lies outside 0 to 1 or the shape is another. Tompson et al. (2015), section 3.2.
+    Neighbouring pixels tell nearly the same, so that single ones would be no loss. Not training, or with p = 0,
+    it returns its input.
+    Raises ValueError where p lies outside 0 to 1 or the shape is another. Tompson et al. (2015), section 3.2.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout2d: p is a probability from 0 to 1, got {p}")
@@ -1000,8 +1055,9 @@ class Dropout2d(Module):
 
 
 class BasicBlock(Module):
-    """Two 3 x 3 convolutions whose result is added to their input: relu(f(x) + x). He, Zhang, Ren and Sun (2016), figure 2.
+    """Two 3 x 3 convolutions whose result is added to their input: relu(f(x) + x).
 
+    He, Zhang, Ren and Sun (2016), figure 2.
     With a stride or other channels the input takes a 1 x 1 convolution to the new shape, `downsample`.
     """
 
@@ -1023,8 +1079,8 @@ class BasicBlock(Module):
 class ResNet(Module):
     """A residual network for 32 x 32 pictures: logits (N, num_classes). The names are torchvision's.
 
-    `layers` is the number of blocks in each of three stages, of `width`, 2 `width` and 4 `width` channels: (3, 3, 3) is
-    ResNet-20. He, Zhang, Ren and Sun (2016), section 4.2, with 1 x 1 convolutions where the shape changes.
+    `layers` is the number of blocks in each of three stages, of `width`, 2 `width` and 4 `width` channels: (3, 3, 3)
+    is ResNet-20. He, Zhang, Ren and Sun (2016), section 4.2, with 1 x 1 convolutions where the shape changes.
     """
 
     def __init__(self, layers=(3, 3, 3), num_classes=10, width=16, in_channels=3):
@@ -1056,8 +1112,8 @@ def random_flip(pictures, generator):
 def random_crop(pictures, generator, padding=4, mode="reflect"):
     """Pictures (N, C, H, W), each moved by up to `padding` pixels along both axes, at random.
 
-    What comes in at the edges is made as `mode` says, see numpy.pad: "reflect" mirrors the picture, "constant" is zero.
-    He, Zhang, Ren and Sun (2016), section 4.2, moved theirs by 4, with zeros.
+    What comes in at the edges is made as `mode` says, see numpy.pad: "reflect" mirrors the picture,
+    "constant" is zero. He, Zhang, Ren and Sun (2016), section 4.2, moved theirs by 4, with zeros.
     """
     n, _, height, width = pictures.shape
     padded = np.pad(pictures, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
@@ -1067,9 +1123,11 @@ def random_crop(pictures, generator, padding=4, mode="reflect"):
 
 
 def cutout(pictures, generator, size=8):
-    """Pictures (N, C, H, W), each with a grey (zero) square of `size` pixels, whose centre lies anywhere in the picture.
+    """Pictures (N, C, H, W), each with a grey (zero) square of `size` pixels,
+    whose centre lies anywhere in the picture.
 
-    The pictures should have mean 0. DeVries and Taylor (2017), Improved regularization of convolutional neural networks.
+    The pictures should have mean 0.
+    DeVries and Taylor (2017), Improved regularization of convolutional neural networks.
     """
     n, _, height, width = pictures.shape
     top, left = (generator.integers(0, m, n)[:, None] - size // 2 for m in (height, width))
@@ -1081,7 +1139,8 @@ def cutout(pictures, generator, size=8):
 class LeNet(Module):
     """LeNet-5 with ReLU and max-pooling, for pictures (N, 1, 28, 28): logits (N, classes).
 
-    Two rounds of convolution (5 x 5) and pooling, then three linear layers. LeCun, Bottou, Bengio and Haffner (1998), figure 2.
+    Two rounds of convolution (5 x 5) and pooling, then three linear layers.
+    LeCun, Bottou, Bengio and Haffner (1998), figure 2.
     """
 
     def __init__(self, classes=10):
@@ -1098,7 +1157,8 @@ class LeNet(Module):
 
 
 def vgg(plan, in_channels=3, size=32, classes=10, batch_norm=True):
-    """A stack of 3 x 3 convolutions, each with batch norm and ReLU, between poolings: Sequential, logits (N, classes).
+    """A stack of 3 x 3 convolutions, each with batch norm and ReLU, between poolings:
+    Sequential, logits (N, classes).
 
     `plan` is a sequence of widths and "pool", for example (32, 32, "pool", 64, 64, "pool"). `size` is the height and
     width of the pictures, (N, in_channels, size, size). Raises ValueError where so many poolings leave nothing.
@@ -1146,7 +1206,8 @@ def whitening_filters(pictures, kernel_size=2, eps=5e-4):
 def orthogonalise(matrix, steps=5):
     """Nearly the closest matrix with orthonormal rows or columns: all singular values are moved to about 1.
 
-    `steps` of a polynomial in X X^T that is steep at zero (Newton and Schulz's iteration, with coefficients by Jordan), float32.
+    `steps` of a polynomial in X X^T that is steep at zero
+    (Newton and Schulz's iteration, with coefficients by Jordan), float32.
     """
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (np.linalg.norm(x) + 1e-7)
@@ -1160,9 +1221,10 @@ class Muon(Optimizer):
     """Momentum whose step is made orthogonal: every direction of a weight matrix moves equally far. PyTorch's names.
 
     A parameter (out, ...) counts as a matrix of `out` rows. With m its velocity, the parameter shrinks by lr times
-    weight_decay of itself and moves by -lr sqrt(max(1, rows / columns)) times the orthogonalised m, or g plus momentum
-    times m where `nesterov`. For hidden weights only: biases and the last layer need another optimiser, see `Together`.
-    Raises ValueError for parameters without rows and columns. Jordan et al. (2024), Muon: an optimizer for hidden layers.
+    weight_decay of itself and moves by -lr sqrt(max(1, rows / columns)) times the orthogonalised m, or g plus
+    momentum times m where `nesterov`. For hidden weights only: biases and the last layer need another optimiser,
+    see `Together`. Raises ValueError for parameters without rows and columns.
+    Jordan et al. (2024), Muon: an optimizer for hidden layers.
     """
 
     def __init__(self, params, lr=0.02, momentum=0.95, nesterov=True, weight_decay=0.0, ns_steps=5):
@@ -1213,7 +1275,8 @@ class Together(Optimizer):
         """Take over the state of each, in order. Raises ValueError where their number or groups differ."""
         states = state_dict["optimizers"]
         if len(states) != len(self.optimizers):
-            raise ValueError(f"load_state_dict: the state is of {len(states)} optimisers, here are {len(self.optimizers)}")
+            raise ValueError(f"load_state_dict: the state is of {len(states)} optimisers, "
+                             f"here are {len(self.optimizers)}")
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
@@ -1221,9 +1284,9 @@ class Together(Optimizer):
 class WhitenedNet(Module):
     """A small, fast network for CIFAR-10: logits (N, classes) of pictures (N, 3, 32, 32) with mean 0 and variance 1.
 
-    A whitening layer with fixed filters, then three rounds of convolution, pooling, batch norm, GELU, convolution, batch
-    norm, GELU, and one linear layer on what the last pooling leaves. Jordan (2024), 94 % on CIFAR-10 in 3.29 seconds
-    on a single GPU, after Page (2018), How to train your ResNet.
+    A whitening layer with fixed filters, then three rounds of convolution, pooling, batch norm, GELU, convolution,
+    batch norm, GELU, and one linear layer on what the last pooling leaves. Jordan (2024), 94 % on CIFAR-10 in 3.29
+    seconds on a single GPU, after Page (2018), How to train your ResNet.
     """
 
     def __init__(self, widths=(64, 256, 256), classes=10):
@@ -1239,7 +1302,8 @@ class WhitenedNet(Module):
     def _convolution(self, before, after):
         """A 3 x 3 convolution that starts by passing its inputs on, as far as they go (a Dirac delta)."""
         layer = Conv2d(before, after, 3, padding=1, bias=False)
-        layer.weight.data[:before] = np.eye(before, dtype=np.float32)[: after, :, None, None] * (np.arange(9) == 4).reshape(3, 3)
+        layer.weight.data[:before] = (np.eye(before, dtype=np.float32)[: after, :, None, None]
+                                      * (np.arange(9) == 4).reshape(3, 3))
         return layer
 
     def _norm(self, channels):
@@ -1267,6 +1331,7 @@ def mean_over_views(model, pictures, batch=500):
             x = pictures[first : first + batch]
             wide = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
             views = [(0.25, x), (0.125, wide[:, :, :height, :width]), (0.125, wide[:, :, 2:, 2:])]
-            out.append(sum(share * (model(Tensor(np.ascontiguousarray(v))).data + model(Tensor(v[..., ::-1].copy())).data)
+            out.append(sum(share * (model(Tensor(np.ascontiguousarray(v))).data
+                                    + model(Tensor(v[..., ::-1].copy())).data)
                            for share, v in views))
     return np.concatenate(out)

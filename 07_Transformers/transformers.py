@@ -91,8 +91,8 @@ def _embedding(weight, *, ids, padding_idx):
 def embedding(input, weight, padding_idx=None):
     """Rows of `weight` (V, C), picked by the ids in `input`, integers of any shape (...): the result is (..., C).
 
-    The gradient of a row is the sum over all places where its id stands; row `padding_idx` gets none.
-    Raises TypeError where ids are not integers, IndexError, with the id and its place, where one is not from 0 to V - 1.
+    The gradient of a row is the sum over all places where its id stands; row `padding_idx` gets none. Raises
+    TypeError where ids are not integers, IndexError, with the id and its place, where one is not from 0 to V - 1.
     """
     ids, (count, _) = np.asarray(data_of(input)), np.shape(data_of(weight))
     if ids.dtype.kind not in "iu":
@@ -107,8 +107,8 @@ class Embedding(Module):
     """A table of `num_embeddings` vectors of `embedding_dim` numbers, looked up by id; see `embedding`.
 
     `weight` (num_embeddings, embedding_dim) starts normal with mean 0 and variance 1, row `padding_idx` at 0, as in
-    PyTorch. `generator` is a NumPy generator; without one the engine's own is used. Raises ValueError for a size below 1
-    and for a padding_idx that is no row.
+    PyTorch. `generator` is a NumPy generator; without one the engine's own is used. Raises ValueError for a size
+    below 1 and for a padding_idx that is no row.
     """
 
     def __init__(self, num_embeddings, embedding_dim, padding_idx=None, *, generator=None):
@@ -134,10 +134,11 @@ class Embedding(Module):
 
 
 def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
-    """softmax(query key^T * scale) of tensors (..., L, D) and (..., S, D): (..., L, S), the rows of which add up to 1.
+    """softmax(query key^T * scale) of tensors (..., L, D) and (..., S, D): (..., L, S),
+    the rows of which add up to 1.
 
-    The first half of `scaled_dot_product_attention`, whose arguments it has, step by step; for looking at. A row that may
-    look at nothing is 0.
+    The first half of `scaled_dot_product_attention`, whose arguments it has, step by step; for looking at. A row that
+    may look at nothing is 0.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query @ key.transpose(-2, -1)) * scale
@@ -162,11 +163,11 @@ _LEAST = 1 << 18  # numbers that are worth a thread of their own
 class _Attention:
     """One call of attention on arrays q (B, H, L, D), k (B, H, S, D) and v (B, H, S, E), forward and backward.
 
-    The scores are never whole: they come in tiles (b, h, keys, rows), some queries against the keys that they may see.
-    Keys run down the columns, since NumPy adds up columns faster than rows. The tiles of exponentials are kept for the
-    backward pass, where `keep` says so; all else is computed again. The row that a softmax divides by divides the
-    result instead, which is smaller. Groups of heads are spread over the threads. `offset` is the position of the first
-    query, where it is causal. The idea of tiles: Dao et al. (2022), FlashAttention.
+    The scores are never whole: they come in tiles (b, h, keys, rows), some queries against the keys that they may
+    see. Keys run down the columns, since NumPy adds up columns faster than rows. The tiles of exponentials are kept
+    for the backward pass, where `keep` says so; all else is computed again. The row that a softmax divides by divides
+    the result instead, which is smaller. Groups of heads are spread over the threads. `offset` is the position of the
+    first query, where it is causal. The idea of tiles: Dao et al. (2022), FlashAttention.
     """
 
     def __init__(self, q, k, v, mask=None, *, scale=None, causal=False, offset=0, dropout_p=0.0, generator=None):
@@ -224,7 +225,9 @@ class _Attention:
         return np.exp(s, out=s)
 
     def _kept(self, group, band, shape):
-        """What dropout multiplies a tile with: 0 with probability `dropout_p`, else 1 / (1 - p). Drawn again when needed."""
+        """What dropout multiplies a tile with: 0 with probability `dropout_p`, else 1 / (1 - p).
+
+        Drawn again when needed."""
         generator = np.random.Generator(np.random.SFC64(self.seeds[group, band]))
         kept = generator.integers(0, 1 << 16, shape, np.uint16) >= round(self.dropout_p * (1 << 16))
         return kept * self.q.dtype.type(1 / (1 - self.dropout_p) if self.dropout_p < 1 else 0)
@@ -287,21 +290,23 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
                                  generator=None):
     """softmax(query key^T * scale) value, for query (..., L, D), key (..., S, D), value (..., S, E): (..., L, E).
 
-    `attn_mask` broadcasts to (..., L, S): booleans, true where a query may look at a key, or numbers that are added to
-    the scores. With `is_causal` query i sees the keys 0 to i. `scale` is 1 / sqrt(D) unless given. `dropout_p` is the
-    probability with which a weight is set to 0, and the others divided by 1 - p, always, as in PyTorch: pass 0 outside of
-    training. A query that may look at nothing gets zeros. The scores are never twice in memory.
+    `attn_mask` broadcasts to (..., L, S): booleans, true where a query may look at a key, or numbers that are added
+    to the scores. With `is_causal` query i sees the keys 0 to i. `scale` is 1 / sqrt(D) unless given. `dropout_p` is
+    the probability with which a weight is set to 0, and the others divided by 1 - p, always, as in PyTorch: pass 0
+    outside of training. A query that may look at nothing gets zeros. The scores are never twice in memory.
     Raises ValueError where shapes do not fit, for a mask beside `is_causal`, and for a `dropout_p` outside 0 to 1.
     Vaswani et al. (2017), Attention is all you need, section 3.2.
     """
     name, (q, k, v) = "scaled_dot_product_attention", (np.shape(data_of(a)) for a in (query, key, value))
     if min(len(q), len(k), len(v)) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
-        raise ValueError(f"{name}: query {q}, key {k} and value {v} do not fit; expected (..., L, D), (..., S, D), (..., S, E)")
+        raise ValueError(f"{name}: query {q}, key {k} and value {v} do not fit; "
+                         "expected (..., L, D), (..., S, D), (..., S, E)")
     if attn_mask is not None and is_causal:
         raise ValueError(f"{name}: attn_mask and is_causal were both given; put the triangle into the mask")
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"{name}: dropout_p is a probability from 0 to 1, got {dropout_p}")
-    options = {"scale": scale, "causal": is_causal, "dropout_p": dropout_p, "generator": generator or default_generator()}
+    options = {"scale": scale, "causal": is_causal, "dropout_p": dropout_p,
+               "generator": generator or default_generator()}
     if attn_mask is None:
         return _attention(query, key, value, **options)
     return _attention(query, key, value, attn_mask, **options)
@@ -311,8 +316,8 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
 def _packed_attention(qkv, *, heads, causal=True, turns=None, dropout_p=0.0, generator=None):
     """Attention of qkv (B, T, 3 C), queries, keys and values side by side, each of `heads` parts: (B, T, C).
 
-    One operation, so that the gradient of all three is written into one array. `turns` (T, C / heads / 2) are those of
-    a RotaryEmbedding.
+    One operation, so that the gradient of all three is written into one array. `turns` (T, C / heads / 2) are those
+    of a RotaryEmbedding.
     """
     batch, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
 
@@ -341,10 +346,10 @@ def _packed_attention(qkv, *, heads, causal=True, turns=None, dropout_p=0.0, gen
 class MultiHeadAttention(Module):
     """Self-attention of `n_head` heads: x (B, T, n_embd) to the same shape. Causal: no position sees a later one.
 
-    `c_attn` makes queries, keys and values in one product, (3 n_embd, n_embd); `c_proj` mixes the heads' results. These
-    are GPT-2's names; in PyTorch's MultiheadAttention they are in_proj and out_proj. `dropout` acts on the weights of
-    attention and on the result, in training. `rotary` is a RotaryEmbedding of n_embd / n_head columns, or None.
-    Raises ValueError where n_head does not divide n_embd. Vaswani et al. (2017), section 3.2.2.
+    `c_attn` makes queries, keys and values in one product, (3 n_embd, n_embd); `c_proj` mixes the heads' results.
+    These are GPT-2's names; in PyTorch's MultiheadAttention they are in_proj and out_proj. `dropout` acts on the
+    weights of attention and on the result, in training. `rotary` is a RotaryEmbedding of n_embd / n_head columns, or
+    None. Raises ValueError where n_head does not divide n_embd. Vaswani et al. (2017), section 3.2.2.
     """
 
     def __init__(self, n_embd, n_head, *, dropout=0.0, bias=True, causal=True, rotary=None, generator=None):
@@ -357,9 +362,10 @@ class MultiHeadAttention(Module):
         self.rotary = rotary
 
     def forward(self, x, attn_mask=None, cache=None):
-        """x (B, T, n_embd) to the same shape. `attn_mask` as in `scaled_dot_product_attention`, broadcast to (B, H, T, T).
+        """x (B, T, n_embd) to the same shape.
 
-        With `cache`, a KVCache, x holds the positions after those in the cache, and sees those too; only under no_grad().
+        `attn_mask` as in `scaled_dot_product_attention`, broadcast to (B, H, T, T). With `cache`, a KVCache, x holds
+        the positions after those in the cache, and sees those too; only under no_grad().
         """
         qkv, p = self.c_attn(x), self.dropout if self.training else 0.0
         if cache is not None:
@@ -400,7 +406,7 @@ class MultiHeadAttention(Module):
         return Tensor(y, copy=False)
 
     def heads(self, qkv):
-        """Queries, keys and values (B, H, T, D) from the result (B, T, 3 C) of `c_attn`, turned where there is a rotary."""
+        """Queries, keys and values (B, H, T, D) from the result (B, T, 3 C) of `c_attn`, turned where it is rotary."""
         q, k, v = qkv.reshape(*qkv.shape[:2], 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
         return (q, k, v) if self.rotary is None else (self.rotary(q), self.rotary(k), v)
 
@@ -419,7 +425,8 @@ def _with_triangle(attn_mask, length):
 
 
 class SinusoidalPositionalEncoding(Module):
-    """Adds to x (..., T, n_embd) waves of its positions: even columns sin(t w_i), odd ones cos(t w_i), w_i = base^(-2i/n_embd).
+    """Adds to x (..., T, n_embd) waves of its positions:
+    even columns sin(t w_i), odd ones cos(t w_i), w_i = base^(-2i/n_embd).
 
     Nothing is trained. Raises ValueError for an odd `n_embd`, and for positions past `max_positions`.
     Vaswani et al. (2017), Attention is all you need, section 3.5.
@@ -427,7 +434,8 @@ class SinusoidalPositionalEncoding(Module):
 
     def __init__(self, n_embd, max_positions=1024, base=10000.0):
         if n_embd % 2:
-            raise ValueError(f"SinusoidalPositionalEncoding: n_embd must be even, a sine and a cosine each, got {n_embd}")
+            raise ValueError("SinusoidalPositionalEncoding: n_embd must be even, a sine and a cosine each, "
+                             f"got {n_embd}")
         angle = np.arange(max_positions)[:, None] * base ** (-np.arange(0, n_embd, 2) / n_embd)  # (T, C / 2)
         waves = np.stack([np.sin(angle), np.cos(angle)], 2).reshape(max_positions, n_embd)
         self.register_buffer("waves", waves.astype(np.float32), persistent=False)
@@ -454,15 +462,16 @@ def _rotary(x, *, turns):
     def turned(a, by):
         return (np.ascontiguousarray(a).view(kind) * by).view(a.dtype).reshape(a.shape)
 
-    return turned(x, turns.astype(kind)), lambda g: turned(g, turns.conj().astype(kind))  # back: by the opposite angles
+    # back: by the opposite angles
+    return turned(x, turns.astype(kind)), lambda g: turned(g, turns.conj().astype(kind))
 
 
 class RotaryEmbedding(Module):
     """Turns each pair of neighbouring columns of queries and keys by an angle proportional to their position.
 
-    Pair i of `dim` columns turns by base^(-2i/dim) for each position, so that the product of a turned query and a turned
-    key depends on their distance alone. Nothing is trained. Raises ValueError for an odd `dim`, and for positions past
-    `max_positions`. Su et al. (2021), RoFormer: enhanced transformer with rotary position embedding.
+    Pair i of `dim` columns turns by base^(-2i/dim) for each position, so that the product of a turned query and a
+    turned key depends on their distance alone. Nothing is trained. Raises ValueError for an odd `dim`, and for
+    positions past `max_positions`. Su et al. (2021), RoFormer: enhanced transformer with rotary position embedding.
     """
 
     def __init__(self, dim, max_positions=1024, base=10000.0):
@@ -481,7 +490,8 @@ class RotaryEmbedding(Module):
 
 
 def _normalise(x, n, r, eps, centred):
-    """Write 1 / sqrt(mean square + eps) of each row of x (N, C), less its mean where `centred`, into r, and x times it into n."""
+    """Write 1 / sqrt(mean square + eps) of each row of x (N, C), less its mean where `centred`, into r,
+    and x times it into n."""
     if centred:
         average = np.full(x.shape[1], 1 / x.shape[1], x.dtype)  # a mean is a product with these
         x = np.subtract(x, (x @ average)[:, None], out=n)
@@ -492,7 +502,8 @@ def _normalise(x, n, r, eps, centred):
 
 
 def _normalise_back(g, weight, n, r, dx, centred):
-    """Write r * (d - mean(d) - n * mean(d * n)) into dx, where d = g * weight; without the first mean where not `centred`."""
+    """Write r * (d - mean(d) - n * mean(d * n)) into dx, where d = g * weight;
+    without the first mean where not `centred`."""
     average = np.full(n.shape[1], 1 / n.shape[1], n.dtype)
     np.multiply(g, 1 if weight is None else weight, out=dx)
     along = np.einsum("nc,nc->n", dx, n)
@@ -505,7 +516,8 @@ def _normalise_back(g, weight, n, r, dx, centred):
 
 @differentiable
 def _layer_norm(x, weight, bias, *, eps, centred):
-    """`layer_norm` of x (..., C), or `rms_norm` where not `centred`, as one operation; the rows are shared by the threads."""
+    """`layer_norm` of x (..., C), or `rms_norm` where not `centred`, as one operation;
+    the rows are shared by the threads."""
     rows = x.reshape(-1, x.shape[-1])
     y, n, r = np.empty_like(rows), np.empty_like(rows), np.empty((len(rows), 1), rows.dtype)
 
@@ -569,7 +581,8 @@ def rms_norm(input, normalized_shape, weight=None, eps=None):
 
 
 class LayerNorm(Module):
-    """`layer_norm` with a `weight`, ones at first, and a `bias`, zeros; neither where `elementwise_affine` is False."""
+    """`layer_norm` with a `weight`, ones at first, and a `bias`, zeros;
+    neither where `elementwise_affine` is False."""
 
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True):
         sizes = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
@@ -634,9 +647,9 @@ class FeedForward(Module):
 class GPTConfig:
     """The sizes of a GPT and what it is made of. The defaults are GPT-2's, but for its "gelu_tanh".
 
-    `activation` is "gelu", "gelu_tanh" (GPT-2's) or "relu2", `norm` "layer" or "rms", `positions` "learned", "sinusoidal"
-    or "rotary". `bias` is for linear layers and layer norms alike. With `tie_weights` the last layer's weights are the
-    embedding's. `pre_norm` False puts the norms after the additions, as in the transformer of 2017.
+    `activation` is "gelu", "gelu_tanh" (GPT-2's) or "relu2", `norm` "layer" or "rms", `positions` "learned",
+    "sinusoidal" or "rotary". `bias` is for linear layers and layer norms alike. With `tie_weights` the last layer's
+    weights are the embedding's. `pre_norm` False puts the norms after the additions, as in the transformer of 2017.
     Raises ValueError for what does not fit together.
     """
 
@@ -662,7 +675,8 @@ class GPTConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"GPTConfig: {name} is one of {', '.join(known)}, got {getattr(self, name)!r}")
         if self.n_embd % self.n_head:
-            raise ValueError(f"GPTConfig: the width n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}")
+            raise ValueError(f"GPTConfig: the width n_embd = {self.n_embd} is not divisible "
+                             f"by n_head = {self.n_head}")
         if self.positions == "rotary" and self.n_embd // self.n_head % 2:
             raise ValueError(f"GPTConfig: rotary positions need an even head size, got {self.n_embd // self.n_head}")
         if not 0 <= self.dropout <= 1:
@@ -728,7 +742,8 @@ class Tokenizer:
         """An id as an integer. Raises ValueError where no token has it."""
         i = int(i)
         if not 0 <= i < self.vocab_size:
-            raise ValueError(f"decode: id {i} at position {place} is no token; there are the ids 0 to {self.vocab_size - 1}")
+            raise ValueError(f"decode: id {i} at position {place} is no token; "
+                             f"there are the ids 0 to {self.vocab_size - 1}")
         return i
 
     def __repr__(self):
@@ -771,9 +786,10 @@ class CharTokenizer(Tokenizer):
         self._codes = np.array([ord(c) for c in self.pieces], np.uint32)
 
     def encode(self, text, unknown=None):
-        """The ids of a text, int64 (T,). A character that is not in the vocabulary becomes `unknown`, if that is given.
+        """The ids of a text, int64 (T,).
 
-        Raises ValueError, naming the first such character and its position, without `unknown`, or where it has no id.
+        A character that is not in the vocabulary becomes `unknown`, if that is given. Raises ValueError, naming the
+        first such character and its position, without `unknown`, or where it has no id.
         """
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         if not self.pieces:
@@ -888,7 +904,8 @@ def learn_merges(words, count, first):
 
 
 def _merge_everywhere(words, holders, counts, pair, new):
-    """Merge a pair in all words that hold it, with the counts kept up to date; returns the pairs whose count changed."""
+    """Merge a pair in all words that hold it, with the counts kept up to date;
+    returns the pairs whose count changed."""
     changed = set()
     for w in list(holders[pair]):
         ids, n = words[w]
@@ -905,15 +922,17 @@ def _merge_everywhere(words, holders, counts, pair, new):
     return changed
 
 
-_CHUNK = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")  # GPT-2's way to cut a text
+# GPT-2's way to cut a text
+_CHUNK = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 
 
 class BPETokenizer(Tokenizer):
     """Byte-pair encoding of UTF-8 bytes: the 256 bytes, and one further token for each of the `merges`, pairs of ids.
 
-    ``BPETokenizer.train(text, vocab_size)`` learns the merges. No text is unknown to it. Merges never cross the border
-    of a word; a word begins with its space, as in GPT-2. Raises ValueError for a merge of an id that does not exist yet.
-    Sennrich, Haddow and Birch (2016); on bytes: Radford et al. (2019), Language models are unsupervised multitask learners.
+    ``BPETokenizer.train(text, vocab_size)`` learns the merges. No text is unknown to it. Merges never cross
+    the border of a word; a word begins with its space, as in GPT-2. Raises ValueError for a merge of an id
+    that does not exist yet. Sennrich, Haddow and Birch (2016); on bytes: Radford et al. (2019), Language
+    models are unsupervised multitask learners.
     """
 
     def __init__(self, merges=()):
@@ -921,7 +940,8 @@ class BPETokenizer(Tokenizer):
         self.pieces = [bytes([i]) for i in range(256)]
         for a, b in self.merges:
             if not 0 <= min(a, b) <= max(a, b) < len(self.pieces):
-                raise ValueError(f"BPETokenizer: merge {(a, b)} uses an id that does not exist before id {len(self.pieces)}")
+                raise ValueError(f"BPETokenizer: merge {(a, b)} uses an id that does not exist "
+                                 f"before id {len(self.pieces)}")
             self.pieces.append(self.pieces[a] + self.pieces[b])
         self._ranks = {pair: 256 + i for i, pair in enumerate(self.merges)}
         self._known = {}  # words that were encoded before
@@ -978,10 +998,11 @@ class BPETokenizer(Tokenizer):
 class GPT(Module):
     """A decoder-only transformer: ids (B, T) to logits (B, T, vocab_size) for the token that follows each of them.
 
-    The parameters have GPT-2's names: transformer.wte (tokens), transformer.wpe (positions), transformer.h.0.ln_1, .attn.c_attn,
-    .attn.c_proj, .ln_2, .mlp.c_fc, .mlp.c_proj, ..., transformer.ln_f, lm_head. Weights start normal with standard deviation
-    0.02, those that write into the residual stream with 0.02 / sqrt(2 n_layer), biases at 0. `generator` is a NumPy
-    generator or a seed; without one the engine's own is used. Radford et al. (2019), section 2.3.
+    The parameters have GPT-2's names: transformer.wte (tokens), transformer.wpe (positions),
+    transformer.h.0.ln_1, .attn.c_attn, .attn.c_proj, .ln_2, .mlp.c_fc, .mlp.c_proj, ..., transformer.ln_f,
+    lm_head. Weights start normal with standard deviation 0.02, those that write into the residual stream with
+    0.02 / sqrt(2 n_layer), biases at 0. `generator` is a NumPy generator or a seed; without one the engine's
+    own is used. Radford et al. (2019), section 2.3.
     """
 
     def __init__(self, config, generator=None):
@@ -1013,7 +1034,8 @@ class GPT(Module):
         """Logits (B, T, vocab_size) for ids (B, T); with `last_only` those of the last position, (B, 1, vocab_size).
 
         With `cache`, from `new_cache`, the ids are those that follow what the cache has seen; only under no_grad().
-        Raises ValueError for another shape, for no ids, and for more than block_size; IndexError for an id that does not exist.
+        Raises ValueError for another shape, for no ids, and for more than block_size;
+        IndexError for an id that does not exist.
         """
         idx = np.asarray(data_of(idx))
         before = cache[0].length if cache else 0
@@ -1048,12 +1070,14 @@ class GPT(Module):
         return AdamW(decay_groups(self, weight_decay), lr=learning_rate, betas=betas)
 
     def num_parameters(self, non_embedding=True):
-        """How many numbers are trained; without those of the position table, unless told otherwise, as GPT-2 is counted."""
+        """How many numbers are trained; without those of the position table, unless told otherwise,
+        as GPT-2 is counted."""
         positions = self.transformer.wpe.weight.data.size if non_embedding and self.config.positions == "learned" else 0
         return sum(p.data.size for p in self.parameters()) - positions
 
     def attention_maps(self, idx):
-        """How much each position looks at each earlier one, in every block and head: an array (n_layer, B, n_head, T, T)."""
+        """How much each position looks at each earlier one, in every block and head:
+        an array (n_layer, B, n_head, T, T)."""
         maps = []
 
         def listen(module, args, output):
@@ -1075,7 +1099,8 @@ def next_token_loss(logits, targets):
 
 
 def decay_groups(model, weight_decay=0.1):
-    """A model's parameters in two groups for an optimiser: matrices with weight decay, vectors (biases, norms) without."""
+    """A model's parameters in two groups for an optimiser:
+    matrices with weight decay, vectors (biases, norms) without."""
     parameters = list(model.parameters())
     groups = [([p for p in parameters if p.ndim >= 2], weight_decay), ([p for p in parameters if p.ndim < 2], 0.0)]
     return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
@@ -1084,10 +1109,10 @@ def decay_groups(model, weight_decay=0.1):
 def token_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The probabilities, float64, from which the next token is drawn, for logits (..., V): the same shape.
 
-    Logits are divided by `temperature`; 0 is greedy, all for the largest. `top_k` keeps the k largest (and what is equal to the
-    last of them), `top_p` the fewest tokens that together have at least that probability. Raises ValueError for a
-    temperature below 0, a top_k below 1, a top_p outside of (0, 1], and for NaN. Holtzman et al. (2020), The curious case of
-    neural text degeneration.
+    Logits are divided by `temperature`; 0 is greedy, all for the largest. `top_k` keeps the k largest (and
+    what is equal to the last of them), `top_p` the fewest tokens that together have at least that probability.
+    Raises ValueError for a temperature below 0, a top_k below 1, a top_p outside of (0, 1], and for NaN.
+    Holtzman et al. (2020), The curious case of neural text degeneration.
     """
     logits = np.asarray(data_of(logits), np.float64)
     _check_sampling(temperature, top_k, top_p)
@@ -1122,7 +1147,8 @@ def _check_sampling(temperature, top_k, top_p):
 
 
 class KVCache:
-    """The keys and values of one layer for the positions seen so far, (B, H, length, D) each; grows up to `capacity`."""
+    """The keys and values of one layer for the positions seen so far, (B, H, length, D) each;
+    grows up to `capacity`."""
 
     def __init__(self, capacity):
         self.capacity, self.length, self._both = capacity, 0, None
@@ -1178,20 +1204,22 @@ def generate(model, prompt, max_new_tokens=200, *, tokenizer=None, temperature=1
     stream : return an iterator over the new pieces, as they come, instead of the whole.
     use_cache : keep the keys and values of what was read, instead of computing them for every token again.
 
-    Returns the prompt with its continuation, as text or ids, like the prompt. When the context of block_size tokens is full
-    it jumps ahead, keeping its last half; so the tokens are the same with and without cache, and the time for one does
-    not grow with the text. Raises ValueError for an empty prompt and for settings that make no sense.
+    Returns the prompt with its continuation, as text or ids, like the prompt. When the context of block_size tokens
+    is full it jumps ahead, keeping its last half; so the tokens are the same with and without cache, and the time for
+    one does not grow with the text. Raises ValueError for an empty prompt and for settings that make no sense.
     """
     _check_sampling(temperature, top_k, top_p)
     ids = tokenizer.encode(prompt) if tokenizer else np.asarray(data_of(prompt))
     if not ids.size:
-        raise ValueError("generate: the prompt is empty; it needs at least one token to continue, such as a line's end")
+        raise ValueError("generate: the prompt is empty; it needs at least one token to continue, "
+                         "such as a line's end")
     if ids.ndim > 2 or ids.dtype.kind not in "iu" or max_new_tokens < 0:
-        raise ValueError(f"generate: expected ids (T,) or (B, T) and max_new_tokens of at least 0, got shape {ids.shape} of "
-                         f"{ids.dtype} and {max_new_tokens}")
+        raise ValueError("generate: expected ids (T,) or (B, T) and max_new_tokens of at least 0, "
+                         f"got shape {ids.shape} of {ids.dtype} and {max_new_tokens}")
     stops = [] if stop is None else list(stop) if isinstance(stop, list | tuple | set) else [stop]
     if stops and (ids.ndim > 1 or "" in stops):
-        raise ValueError(f"generate: stop is for one prompt at a time, and not empty; got {stop!r} for ids of shape {ids.shape}")
+        raise ValueError("generate: stop is for one prompt at a time, and not empty; "
+                         f"got {stop!r} for ids of shape {ids.shape}")
     generator = default_generator() if seed is None else np.random.default_rng(seed)
     new = _next_ids(model, np.atleast_2d(ids), max_new_tokens, (temperature, top_k, top_p), generator, use_cache)
     pieces = _until(_texts(tokenizer, new) if tokenizer else new if ids.ndim > 1 else (int(i[0]) for i in new), stops)
@@ -1232,10 +1260,11 @@ _CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c
 def load_gpt2_weights(model, state_dict):
     """Load a `state_dict` in GPT-2's layout into a GPT of the same sizes; returns the model.
 
-    Hugging Face's files are understood: their four linear weights a block are (in, out) and are turned over here, names
-    may lack "transformer.", the masks attn.bias and attn.masked_bias are left out, and lm_head is the token table where it is
-    missing. So are those of a GPT written for PyTorch, with weights (out, in); the shape of c_attn tells the two apart. GPT-2
-    itself needs ``GPTConfig(activation="gelu_tanh")``. Raises ValueError where names or shapes do not fit.
+    Hugging Face's files are understood: their four linear weights a block are (in, out) and are turned over
+    here, names may lack "transformer.", the masks attn.bias and attn.masked_bias are left out, and lm_head is
+    the token table where it is missing. So are those of a GPT written for PyTorch, with weights (out, in); the
+    shape of c_attn tells the two apart. GPT-2 itself needs ``GPTConfig(activation="gelu_tanh")``. Raises
+    ValueError where names or shapes do not fit.
     """
     state = {}
     for name, value in state_dict.items():

@@ -91,7 +91,8 @@ class _Sum(Sequential):
 
 def _mnist_mlp():
     """Chapter 05's network for rows of pixels from 0 to 1."""
-    parts = [Dropout(0.1), Linear(784, 512), ReLU(), Dropout(0.2), Linear(512, 256), ReLU(), Dropout(0.2), Linear(256, 10)]
+    parts = [Dropout(0.1), Linear(784, 512), ReLU(), Dropout(0.2), Linear(512, 256), ReLU(),
+             Dropout(0.2), Linear(256, 10)]
     return Sequential(*parts), DIGITS, (784,), lambda picture: digit_pixels(picture).reshape(1, 784)
 
 
@@ -103,7 +104,8 @@ def _mnist_cnn():
 
 def _cifar10_cnn():
     """Chapter 06's network for photographs."""
-    return WhitenedNet(), list(CIFAR10_CLASSES), (3, 32, 32), lambda picture: cifar10_pixels(255 * photo_pixels(picture))
+    return (WhitenedNet(), list(CIFAR10_CLASSES), (3, 32, 32),
+            lambda picture: cifar10_pixels(255 * photo_pixels(picture)))
 
 
 def _usa_housing_mlp():
@@ -112,14 +114,15 @@ def _usa_housing_mlp():
     return _Sum({"line": Linear(5, 1), "bend": bend}), None, (5,), None
 
 
-_RECIPES = {"mnist_mlp": _mnist_mlp, "mnist_cnn": _mnist_cnn, "cifar10_cnn": _cifar10_cnn, "usa_housing_mlp": _usa_housing_mlp}
+_RECIPES = {"mnist_mlp": _mnist_mlp, "mnist_cnn": _mnist_cnn,
+            "cifar10_cnn": _cifar10_cnn, "usa_housing_mlp": _usa_housing_mlp}
 
 
 def load_model(name):
     """The trained model of that name, as a StoredModel; `stored_models` lists the names.
 
-    A record that holds a GPT's configuration makes a GPT, with NAME.tokenizer.json; the others are built as the training
-    script of their chapter does. Raises ValueError, with the names that are known, for any other.
+    A record that holds a GPT's configuration makes a GPT, with NAME.tokenizer.json; the others are built as the
+    training script of their chapter does. Raises ValueError, with the names that are known, for any other.
     """
     paths = stored_models()
     if name not in paths:
@@ -138,9 +141,11 @@ def load_model(name):
 
 
 def export_safetensors(stored, path):
-    """Write the model's state_dict to a .safetensors file, with its name and its record as metadata; returns the path.
+    """Write the model's state_dict to a .safetensors file, with its name and its record as metadata;
+    returns the path.
 
-    The names are PyTorch's, the weights (out, in): safetensors.torch.load_file reads it into a state_dict for PyTorch.
+    The names are PyTorch's, the weights (out, in):
+    safetensors.torch.load_file reads it into a state_dict for PyTorch.
     """
     save(stored.model.state_dict(), path, {"name": stored.name, "record": json.dumps(stored.record)})
     return Path(path)
@@ -156,15 +161,16 @@ def _pillow():
         from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin
     except ImportError as error:
         raise ImportError("read_picture needs the package Pillow: pip install pillow") from error
-    return Image, ImageOps, {b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile, b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile}
+    return Image, ImageOps, {b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+                             b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile}
 
 
 def read_picture(source, max_pixels=50_000_000):
     """A PNG or JPEG picture, from a path or from bytes, as bytes (H, W, 3), red, green and blue.
 
-    It is turned upright as its EXIF data say, and what is transparent is laid on white. Palettes, grey, 16 bits, CMYK: all
-    become RGB. Raises PictureError where the data are truncated or something else, or hold more than `max_pixels`, which
-    is read off the header before anything is decoded; OSError where a path cannot be read.
+    It is turned upright as its EXIF data say, and what is transparent is laid on white. Palettes, grey, 16 bits,
+    CMYK: all become RGB. Raises PictureError where the data are truncated or something else, or hold more than
+    `max_pixels`, which is read off the header before anything is decoded; OSError where a path cannot be read.
     """
     Image, ImageOps, formats = _pillow()
     with io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else open(source, "rb") as stream:
@@ -198,7 +204,8 @@ def _as_rgb(image, Image):
 
 
 def _area_weights(size, new):
-    """A matrix (new, size): row i holds the share of the i-th of `new` equal pieces that each of `size` pixels covers."""
+    """A matrix (new, size): row i holds the share of the i-th of `new` equal pieces
+    that each of `size` pixels covers."""
     edges, pixels = np.linspace(0, size, new + 1), np.arange(size)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     return np.clip(overlap, 0, None) * (new / size)
@@ -211,7 +218,8 @@ def _resized(picture, height, width):
 
 
 def photo_pixels(picture):
-    """The square in the middle of a picture, bytes (H, W, 3), averaged down to (1, 3, 32, 32), float32 from 0 to 1."""
+    """The square in the middle of a picture, bytes (H, W, 3),
+    averaged down to (1, 3, 32, 32), float32 from 0 to 1."""
     picture = _checked_picture("photo_pixels", picture)
     side = min(picture.shape[:2])
     top, left = ((n - side) // 2 for n in picture.shape[:2])
@@ -223,7 +231,8 @@ def _checked_picture(name, picture):
     """The picture as an array. Raises ValueError where it is no picture (H, W, 3)."""
     picture = np.asarray(picture)
     if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise ValueError(f"{name}: expected a picture (H, W, 3), as read_picture returns it, got shape {picture.shape}")
+        raise ValueError(f"{name}: expected a picture (H, W, 3), as read_picture returns it, "
+                         f"got shape {picture.shape}")
     return picture
 
 
@@ -257,9 +266,9 @@ def _centred(digit, size=28):
 def digit_pixels(picture):
     """A drawn digit, bytes (H, W, 3), as MNIST would have it: (1, 1, 28, 28), float32, ink 1 on paper 0.
 
-    Ink is what differs from the paper at the picture's edge, dark or bright. The box around it is scaled, its longer side
-    to 20 pixels, and its centre of mass put into the middle. Nothing drawn gives zeros. Raises ValueError for another
-    shape. After LeCun, Bottou, Bengio and Haffner (1998), section III.A.
+    Ink is what differs from the paper at the picture's edge, dark or bright. The box around it is scaled, its longer
+    side to 20 pixels, and its centre of mass put into the middle. Nothing drawn gives zeros. Raises ValueError for
+    another shape. After LeCun, Bottou, Bengio and Haffner (1998), section III.A.
     """
     ink = _ink(_checked_picture("digit_pixels", picture))
     if not ink.any():
@@ -306,8 +315,10 @@ class _Graph:
         self.onnx, self.nodes, self.arrays, self.names = onnx, [], {}, {}
 
     def weight(self, value, name):
-        """A parameter, or a buffer, under its name in the state_dict; one that is tied is stored once, under its first name."""
-        name, _ = self.names.setdefault(id(value), (name, value))  # keeps the value alive, so that its id stays its own
+        """A parameter, or a buffer, under its name in the state_dict;
+        one that is tied is stored once, under its first name."""
+        # keeps the value alive, so that its id stays its own
+        name, _ = self.names.setdefault(id(value), (name, value))
         self.arrays[name] = np.asarray(value.data if isinstance(value, Tensor) else value, np.float32)
         return name
 
@@ -328,7 +339,8 @@ _RULES = {}  # from a kind of module to the function that adds its nodes
 
 
 def _rule(*kinds):
-    """Decorator: the function of (graph, module, input's name, module's name) adds the nodes of these kinds of modules."""
+    """Decorator: the function of (graph, module, input's name, module's name) adds the nodes
+    of these kinds of modules."""
     def add(function):
         _RULES.update(dict.fromkeys(kinds, function))
         return function
@@ -337,15 +349,19 @@ def _rule(*kinds):
 
 
 def _emit(graph, module, x, name):
-    """Add the nodes of a module that reads `x`; returns the name of its output. Raises TypeError for an unknown kind."""
+    """Add the nodes of a module that reads `x`; returns the name of its output.
+
+    Raises TypeError for an unknown kind."""
     if type(module) not in _RULES:
-        raise TypeError(f"export_onnx: {name or 'the model'} is a {type(module).__name__}, which no rule writes as ONNX")
+        raise TypeError(f"export_onnx: {name or 'the model'} is a {type(module).__name__}, "
+                        "which no rule writes as ONNX")
     return _RULES[type(module)](graph, module, x, name)
 
 
 def _parts(module, name):
     """The parts of a module with their full names, in order."""
-    return [(f"{name}.{key}" if name else key, part) for key, part in vars(module).items() if isinstance(part, Module)]
+    return [(f"{name}.{key}" if name else key, part)
+            for key, part in vars(module).items() if isinstance(part, Module)]
 
 
 @_rule(Sequential)
@@ -408,7 +424,8 @@ def _max_pool_nodes(graph, layer, x, name):
 @_rule(BatchNorm2d)
 def _batch_norm_nodes(graph, layer, x, name):
     one, zero = np.ones(layer.num_features), np.zeros(layer.num_features)
-    arrays = {"weight": one if layer.weight is None else layer.weight, "bias": zero if layer.bias is None else layer.bias,
+    arrays = {"weight": one if layer.weight is None else layer.weight,
+              "bias": zero if layer.bias is None else layer.bias,
               "running_mean": layer.running_mean, "running_var": layer.running_var}
     names = [graph.weight(value, f"{name}.{key}") for key, value in arrays.items()]
     return graph.add("BatchNormalization", x, *names, epsilon=layer.eps)
@@ -439,9 +456,11 @@ def _rms_norm_nodes(graph, layer, x, name):
 
 
 def _attention_nodes(graph, layer, x, name, sees, turn):
-    """Causal attention; `sees` (T, T) says who sees whom, `turn` gives queries and keys their positions, where it is rotary."""
+    """Causal attention; `sees` (T, T) says who sees whom,
+    `turn` gives queries and keys their positions, where it is rotary."""
     size = layer.n_embd // layer.n_head
-    qkv = graph.add("Reshape", _emit(graph, layer.c_attn, x, f"{name}.c_attn"), np.array([0, 0, 3, layer.n_head, size]))
+    qkv = graph.add("Reshape", _emit(graph, layer.c_attn, x, f"{name}.c_attn"),
+                    np.array([0, 0, 3, layer.n_head, size]))
     qkv = graph.add("Transpose", qkv, perm=[2, 0, 3, 1, 4])  # (3, B, H, T, D)
     q, k, v = (graph.add("Gather", qkv, np.array(i), axis=0) for i in range(3))
     q, k = turn(q), turn(k)
@@ -512,8 +531,9 @@ def _gpt_nodes(graph, model, ids, name):
 def export_onnx(stored, path):
     """Write a model as an ONNX file, opset 20, checked by onnx.checker; returns the path.
 
-    Its input is "x" (N, *shape), float32, or for a GPT "ids" (N, T), int64, T up to its block_size; its output "logits".
-    N and T are free. Weights have their names in the state_dict; the classes stand in the metadata, as JSON.
+    Its input is "x" (N, *shape), float32, or for a GPT "ids" (N, T), int64, T up to its block_size; its
+    output "logits". N and T are free. Weights have their names in the state_dict; the classes stand in the
+    metadata, as JSON.
     Raises ImportError where onnx is missing, TypeError for a layer that no rule writes as ONNX.
     """
     onnx = _onnx()
@@ -547,9 +567,9 @@ Latency = namedtuple("Latency", "mean p50 p90 p99 worst seconds")
 def latency(function, *arguments, warm_up=10, repeat=100, clock=perf_counter):
     """How long calls take: a Latency of seconds, its mean, percentiles and worst, and `seconds` (repeat,), in order.
 
-    The first `warm_up` calls are not counted: they fill caches and start threads. A percentile is the smallest measured time
-    that so many per cent of the calls do not exceed. `clock` is a function that returns seconds. Raises ValueError for
-    fewer than one call.
+    The first `warm_up` calls are not counted: they fill caches and start threads. A percentile is the smallest
+    measured time that so many per cent of the calls do not exceed. `clock` is a function that returns seconds. Raises
+    ValueError for fewer than one call.
     """
     if repeat < 1 or warm_up < 0:
         raise ValueError(f"latency: expected at least 1 call to measure and 0 to warm up, got {repeat} and {warm_up}")
@@ -567,15 +587,16 @@ def latency(function, *arguments, warm_up=10, repeat=100, clock=perf_counter):
 class Batcher:
     """Collects requests that come one by one, from many threads, into batches for one function.
 
-    `function` gets a list of 1 to `max_size` requests and returns as many results, in order. It is called in a thread of
-    the batcher's own, as soon as a batch is full or its first request has waited for `max_wait` seconds. Where it raises on
-    a batch, each request is tried alone, so that an error reaches only the caller whose request it is.
+    `function` gets a list of 1 to `max_size` requests and returns as many results, in order. It is called in a thread
+    of the batcher's own, as soon as a batch is full or its first request has waited for `max_wait` seconds. Where it
+    raises on a batch, each request is tried alone, so that an error reaches only the caller whose request it is.
     Use it in a `with` block, or call `close`. Raises ValueError for a size below 1 or a negative wait.
     """
 
     def __init__(self, function, max_size=32, max_wait=0.005):
         if max_size < 1 or not max_wait >= 0:
-            raise ValueError(f"Batcher: expected a size of at least 1 and a wait of at least 0, got {max_size} and {max_wait}")
+            raise ValueError("Batcher: expected a size of at least 1 and a wait of at least 0, "
+                             f"got {max_size} and {max_wait}")
         self.function, self.max_size, self.max_wait = function, max_size, max_wait
         self._waiting, self._changed, self._closed = deque(), Condition(), False
         self._thread = Thread(target=self._work, name="batcher", daemon=True)
@@ -646,11 +667,13 @@ class Batcher:
 
 
 def quantise(state_dict, bits=8):
-    """Round the matrices and kernels of a state_dict to whole numbers of `bits` bits, with one scale for each output row.
+    """Round the matrices and kernels of a state_dict to whole numbers of `bits` bits,
+    with one scale for each output row.
 
-    Returns a table for `save`: the numbers, int8, under their own names, their scales (O, 1, ...), float32, under NAME:scale;
-    vectors and integers are left as they are. In a row the scale is max |w| / (2^(bits - 1) - 1), and the error of a
-    number at most half of that. Raises ValueError for bits outside of 2 to 8, and for numbers that are not finite.
+    Returns a table for `save`: the numbers, int8, under their own names, their scales (O, 1, ...),
+    float32, under NAME:scale; vectors and integers are left as they are. In a row the scale is max |w| /
+    (2^(bits - 1) - 1), and the error of a number at most half of that. Raises ValueError for bits outside
+    of 2 to 8, and for numbers that are not finite.
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"quantise: bits is from 2 to 8, got {bits}")

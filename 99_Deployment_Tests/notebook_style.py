@@ -19,7 +19,7 @@ from shared.checks import check
 
 plots.use_course_style()"""
 
-LONGEST_CELL, LONGEST_CLASS, LONGEST_RUN, LARGEST_FILE = 40, 60, 4, 1_500_000
+LONGEST_CELL, LONGEST_CLASS, LONGEST_LINE, LONGEST_RUN, LARGEST_FILE = 40, 60, 118, 4, 1_500_000
 SPINE = ["at a glance", "beside", "bug clinic", "exercises", "recap"]
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u2604\u2607-\u26ff\u2705\u2728\u274c\u2757]")
 CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d\.\d+)["']""")
@@ -74,6 +74,14 @@ def short_cells(notebook, path):
         exported_class = cell.source.startswith("#| export") and re.search(r"^class ", cell.source, re.MULTILINE)
         if lines > (LONGEST_CLASS if exported_class else LONGEST_CELL):
             yield f"cell {cell.id!r} has {lines} lines of code"
+
+
+def narrow_code(notebook, path):
+    """JupyterLab shows some 118 characters of a line on a screen of 1280 pixels; for more the reader has to scroll."""
+    for cell in code_cells(notebook):
+        for number, line in enumerate(cell.source.split("\n"), 1):
+            if len(line) > LONGEST_LINE:
+                yield f"cell {cell.id!r} has {len(line)} characters in line {number}"
 
 
 def prose_between_code(notebook, path):
@@ -259,6 +267,7 @@ RULES = [
     stored_as_run_all_leaves_it,
     readable_ids,
     short_cells,
+    narrow_code,
     prose_between_code,
     small_file,
     common_setup,

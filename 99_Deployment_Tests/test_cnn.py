@@ -692,12 +692,14 @@ def test_layers_start_as_in_pytorch_and_are_seeded():
         assert not np.array_equal(ours.weight.data, again.weight.data)
 
 
-@pytest.mark.parametrize("arguments", [
-    ((4, 8, 3), {}), ((4, 8, (3, 2)), {"stride": 2, "padding": (1, 0), "dilation": 2, "groups": 2, "bias": False}),
-    ((4, 8, 3), {"padding": "same"}),
+@pytest.mark.parametrize(("name", "sizes", "options"), [
+    *((name, *arguments) for name in ("Conv2d", "ConvTranspose2d") for arguments in (
+        ((4, 8, 3), {}), ((4, 8, (3, 2)), {"stride": 2, "padding": (1, 0), "dilation": 2, "groups": 2, "bias": False}))),
+    ("Conv2d", (4, 8, 3), {"padding": "same"}),
+    ("ConvTranspose2d", (4, 8, 3), {"stride": 3, "output_padding": (1, 2)}),
 ], ids=str)
-def test_a_convolution_is_printed_as_by_pytorch(arguments):
-    assert repr(Conv2d(*arguments[0], **arguments[1])) == repr(torch.nn.Conv2d(*arguments[0], **arguments[1]))
+def test_a_convolution_is_printed_as_by_pytorch(name, sizes, options):
+    assert repr(getattr(cnn, name)(*sizes, **options)) == repr(getattr(torch.nn, name)(*sizes, **options))
 
 
 @pytest.mark.parametrize("arguments", [
@@ -1243,6 +1245,9 @@ PICTURES, WEIGHT = np.zeros((2, 3, 8, 9), np.float32), np.zeros((4, 3, 3, 3), np
     (lambda: Conv2d(0, 4, 3), ValueError, "Conv2d: .*at least 1"),
     (lambda: Conv2d(3, 4, 3, groups=2), ValueError, "Conv2d: groups 2 must divide the channels 3 and 4"),
     (lambda: Conv2d(3, 4, 0), ValueError, "Conv2d: kernel_size"),
+    (lambda: Conv2d(3, 4, 3, padding="sam"), ValueError, "Conv2d: padding is 'same', 'valid', or whole numbers"),
+    (lambda: Conv2d(3, 4, 3, padding=-1), ValueError, "Conv2d: padding is a whole number of at least 0"),
+    (lambda: conv2d(np.zeros((1, 1, 3, 3)), np.zeros((1, 1, 1, 1)), padding="full"), ValueError, "conv2d: padding is 'same'"),
     (lambda: ConvTranspose2d(4, 3, 3, groups=2), ValueError, "ConvTranspose2d: groups 2 must divide"),
     (lambda: vgg((4, "pool", "pool"), 1, 3), ValueError, "vgg: .*pools more often"),
 ], ids=itertools.count())

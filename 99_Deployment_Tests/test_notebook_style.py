@@ -147,6 +147,7 @@ DEFECTS = [
     (style.short_cells, add(code(many_lines(41), "long"))),
     (style.short_cells, add(code("#| export\n" + many_lines(41), "long"))),
     (style.short_cells, add(code("#| export\nclass A:\n    pass\n" + many_lines(58), "long"))),
+    (style.narrow_code, add(code("x = 1  # " + 110 * "x", "wide"))),
     (style.prose_between_code, add(text("So:", "so"), *(code("1", f"cell-{i}") for i in range(5)))),
     (style.common_setup, put("setup", source=style.SETUP + "\nimport os")),
     (style.common_setup, drop("setup")),
