@@ -21,7 +21,7 @@ from shared.tensor_mlp import (
     kaiming_uniform_,
     uniform_,
 )
-from shared.threads import hold_blas, parallel_for
+from shared.threads import hold_blas, parallel_for, thread_count
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -1235,20 +1235,28 @@ class Muon(Optimizer):
             raise ValueError(f"Muon: expected matrices, got parameters of shapes {[s for s in shapes if len(s) < 2]}")
 
     def step(self):
-        """Move every parameter that has a gradient by one step."""
-        for group in self.param_groups:
-            lr, momentum, decay = float(group["lr"]), group["momentum"], float(group["weight_decay"])
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                g = data_of(p.grad)
-                velocity = self.state[p].setdefault("momentum_buffer", np.zeros_like(g))
-                velocity *= momentum
-                velocity += g
-                ahead = g + momentum * velocity if group["nesterov"] else velocity
-                step = orthogonalise(np.ascontiguousarray(ahead).reshape(len(g), -1), group["ns_steps"])
-                p.data *= 1 - lr * decay
-                p.data -= (lr * max(1, step.shape[0] / step.shape[1]) ** 0.5) * step.reshape(g.shape)
+        """Move every parameter that has a gradient by one step; the matrices are shared out to the threads."""
+        work = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for _, p in work:
+            self.state[p].setdefault("momentum_buffer", np.zeros_like(data_of(p.grad)))
+        work.sort(key=lambda each: each[1].data.size)
+        work = [each for first in range(thread_count()) for each in work[first :: thread_count()]]  # large and small to all
+
+        def some(start, stop):
+            for group, p in work[start:stop]:
+                self._move(group, p)
+
+        costs = [10 * p.data.size * min(len(p.data), prod(p.data.shape[1:])) for _, p in work]
+        parallel_for(some, len(work), _least(sum(costs) // max(1, len(work))))
+
+    def _move(self, group, p):
+        lr, g, velocity = float(group["lr"]), data_of(p.grad), self.state[p]["momentum_buffer"]
+        velocity *= group["momentum"]
+        velocity += g
+        ahead = g + group["momentum"] * velocity if group["nesterov"] else velocity
+        step = orthogonalise(np.ascontiguousarray(ahead).reshape(len(g), -1), group["ns_steps"])
+        p.data *= 1 - lr * float(group["weight_decay"])
+        p.data -= (lr * max(1, step.shape[0] / step.shape[1]) ** 0.5) * step.reshape(g.shape)
 
 
 class Together(Optimizer):

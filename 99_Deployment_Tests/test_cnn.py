@@ -1049,6 +1049,23 @@ def test_muon_follows_the_rule_of_pytorchs(shape, nesterov):
     assert np.linalg.norm(moved - expected) < 0.03 * np.linalg.norm(expected)  # bfloat16 has a step of 1/128
 
 
+def test_muon_moves_each_of_many_matrices_as_if_it_were_alone():
+    """They are dealt out to the threads by size, each with the settings of its group."""
+    shapes = ((96, 64), (64, 200), (128, 128), (30, 7), (256, 96), (90, 2, 5, 5), (200, 200))
+    start, slopes = ([numbers(seed + i, *shape, dtype="float32") for i, shape in enumerate(shapes)] for seed in (0, 10))
+    many, single = ([Parameter(w.copy()) for w in start] for _ in range(2))
+    optimizers = [Muon([{"params": many[::2], "lr": 0.3}, {"params": many[1::2]}], lr=0.1, weight_decay=0.1)]
+    optimizers += [Muon([p], lr=0.1 if i % 2 else 0.3, weight_decay=0.1) for i, p in enumerate(single)]
+    for _ in range(2):
+        for p, g in zip(many + single, slopes + slopes, strict=True):
+            p.grad = g.copy()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, alone, w in zip(many, single, start, strict=True):
+        assert not np.allclose(ours.data, w, atol=1e-3)
+        np.testing.assert_allclose(ours.data, alone.data, rtol=1e-4, atol=1e-5)
+
+
 def test_muon_takes_a_filter_as_a_row_and_leaves_alone_what_has_no_gradient():
     start = numbers(0, 6, 4, 3, 2, dtype=np.float32)
     filters, flat = Parameter(start.copy()), Parameter(start.reshape(6, -1).copy())
