@@ -166,8 +166,9 @@ class _Attention:
     The scores are never whole: they come in tiles (b, h, keys, rows), some queries against the keys that they may
     see. Keys run down the columns, since NumPy adds up columns faster than rows. The tiles of exponentials are kept
     for the backward pass, where `keep` says so; all else is computed again. The row that a softmax divides by divides
-    the result instead, which is smaller. Groups of heads are spread over the threads. `offset` is the position of the
-    first query, where it is causal. The idea of tiles: Dao et al. (2022), FlashAttention.
+    the result instead, which is smaller. The last band of queries, which sees the most keys, comes first. Groups of
+    heads are spread over the threads. `offset` is the position of the first query, where it is causal. The idea of
+    tiles: Dao et al. (2022), FlashAttention.
     """
 
     def __init__(self, q, k, v, mask=None, *, scale=None, causal=False, offset=0, dropout_p=0.0, generator=None):
@@ -182,7 +183,7 @@ class _Attention:
                        for b in range(0, batch, some) for h in range(0, heads, each)]
         ends = [min(r + rows, length) for r in range(0, length, rows)]
         self.bands = [(slice(end - min(rows, end - start), end), min(keys, end + offset) if causal else keys)
-                      for start, end in zip(range(0, length, rows), ends, strict=True)]
+                      for start, end in zip(range(0, length, rows), ends, strict=True)][::-1]
         self.least = max(1, _LEAST // max(some * each * length * keys, 1))  # groups that are worth a thread
         self.seeds = generator.integers(2**63, size=(len(self.groups), len(self.bands))) if dropout_p else None
         self.inverse = np.empty((batch, heads, length), q.dtype)
@@ -193,8 +194,9 @@ class _Attention:
         def some(start, stop):
             for group in range(start, stop):
                 place = self.groups[group]
+                shift = self._may_overflow(place)
                 for band, (rows, seen) in enumerate(self.bands):
-                    e = self._exponentials(place, rows, seen)
+                    e = self._exponentials(place, rows, seen, shift)
                     total = np.ones(seen, e.dtype) @ e  # (b, h, rows)
                     if self.mask is not None or not seen:
                         total[total == 0] = np.inf  # a row that sees nothing: its result is 0
@@ -208,9 +210,21 @@ class _Attention:
         parallel_for(some, len(self.groups), self.least)
         return out
 
-    def _exponentials(self, place, rows, seen):
-        """exp(score - largest score of the query), one tile: (b, h, seen, rows)."""
-        s = self.k[place][:, :, :seen] @ (self.q[(*place, rows)] * self.scale).swapaxes(-1, -2)
+    def _may_overflow(self, place):
+        """Whether exponentials of scores, or sums of them, come near the largest number, as far as lengths can tell.
+
+        They are asked where it is less work than the rows' largest scores: with more queries than numbers in each.
+        """
+        q, k = self.q[place], self.k[place]
+        if self.mask is not None or q.shape[2] < q.shape[3]:
+            return True
+        q_longest, k_longest = (float(np.einsum("bhtd,bhtd->bht", a, a).max(initial=0)) ** 0.5 for a in (q, k))
+        bound = abs(float(self.scale)) * q_longest * k_longest
+        return not bound + np.log(max(1, k.shape[2])) < np.log(np.finfo(q.dtype).max) / 2
+
+    def _exponentials(self, place, rows, seen, shift):
+        """exp(score), one tile: (b, h, seen, rows); where `shift`, exp(score - largest score of the query)."""
+        s = self.k[place][:, :, :seen] @ _turned(self.q[(*place, rows)], self.scale)
         first = rows.start + self.offset + 1  # the first key that some query of the tile must not see
         if self.causal and first < seen:
             late = s[:, :, first:]
@@ -218,10 +232,11 @@ class _Attention:
         if self.mask is not None:
             mask = self.mask[(*place, rows)][..., :seen].swapaxes(-1, -2)
             np.copyto(s, -np.inf, where=~mask) if mask.dtype.kind == "b" else np.add(s, mask, out=s)
-        top = np.maximum.reduce(s, 2, keepdims=True, initial=-np.inf if self.mask is not None or not seen else None)
-        if self.mask is not None:
-            top[np.isneginf(top)] = 0
-        s -= top
+        if shift:
+            top = np.maximum.reduce(s, 2, keepdims=True, initial=-np.inf if self.mask is not None or not seen else None)
+            if self.mask is not None:
+                top[np.isneginf(top)] = 0
+            s -= top
         return np.exp(s, out=s)
 
     def _kept(self, group, band, shape):
@@ -238,25 +253,40 @@ class _Attention:
             for group in range(start, stop):
                 place = self.groups[group]
                 k, v = self.k[place], self.v[place]
-                dk[place], dv[place] = 0, 0
                 for band, (rows, seen) in enumerate(self.bands):
                     e = kept = self.tiles[group][band]
                     above = g[(*place, rows)] * self.inverse[(*place, rows)][..., None]
-                    d = v[:, :, :seen] @ above.swapaxes(-1, -2)  # of the weights
+                    d = v[:, :, :seen] @ _turned(above)  # of the weights
                     if self.dropout_p:
                         factor = self._kept(group, band, e.shape)
                         d *= factor
                         kept = e * factor
-                    dv[place][:, :, :seen] += kept @ above
+                    _add_product(dv[place], kept, above, fresh=band == 0)
                     d -= np.einsum("bhre,bhre->bhr", above, out[(*place, rows)])[:, :, None]
                     d *= e  # of the scores
-                    dk[place][:, :, :seen] += d @ (self.q[(*place, rows)] * self.scale)
+                    _add_product(dk[place], d, self.q[(*place, rows)] * self.scale, fresh=band == 0)
                     d = d.swapaxes(-1, -2)
                     np.multiply(d @ k[:, :, :seen], self.scale, out=dq[(*place, rows)])
                     if dmask is not None:
                         dmask[(*place, rows)][..., :seen] = d
 
         parallel_for(some, len(self.groups), self.least)
+
+
+def _turned(a, factor=1):
+    """a (..., L, D) times a factor, turned to (..., D, L) in memory, too: BLAS likes small matrices so."""
+    a = a.swapaxes(-1, -2)
+    return np.multiply(a, factor, out=np.empty(a.shape, a.dtype))
+
+
+def _add_product(out, a, b, fresh):
+    """Add a @ b to the first rows of `out` (..., S, D). A `fresh` one holds nothing yet: the other rows become 0."""
+    seen = a.shape[-2]
+    if fresh:
+        np.matmul(a, b, out=out[..., :seen, :])
+        out[..., seen:, :] = 0
+    else:
+        out[..., :seen, :] += a @ b
 
 
 @differentiable

@@ -233,6 +233,24 @@ def test_attention_stands_large_scores(size):
     assert np.isfinite(y.data).all() and y.dtype == np.float32
 
 
+@pytest.mark.parametrize("scale", [0.5, -0.5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [0.1, 1, 2, 3, 4, 7, 10, 30])
+def test_attention_shifts_its_scores_where_exponentials_could_overflow(size, dtype, scale, monkeypatch):
+    said, ask = [], shared.transformers._Attention._may_overflow
+    monkeypatch.setattr(shared.transformers._Attention, "_may_overflow", lambda *args: said.append(ask(*args)) or said[-1])
+    arrays = [(factor * numbers(i, 2, 3, 40, 4)).astype(dtype) for i, factor in enumerate((size, size, 1))]
+    arrays[0][0, 0] = -arrays[1][0, 0, :1]  # one head in which all scores with one key are as far below zero as they can be
+    ours, theirs = twins(*arrays)
+    same_values_and_gradients(lambda q, k, v: scaled_dot_product_attention(q, k, v, scale=scale),
+                              lambda q, k, v: F.scaled_dot_product_attention(q, k, v, scale=scale), ours, theirs,
+                              **({"rtol": 1e-3, "atol": 1e-4} if dtype == "float32" else {"atol": 1e-10}))
+    lengths = [np.linalg.norm(a, axis=-1).max() for a in arrays[:2]]
+    assert said == [bool(0.5 * lengths[0] * lengths[1] + np.log(40) >= np.log(np.finfo(dtype).max) / 2)]
+    assert said == [True] or size < 30
+    assert said == [False] or size > 1
+
+
 def test_attention_lets_nan_through():
     q = numbers(0, 4, 3)
     q[1, 1] = np.nan
