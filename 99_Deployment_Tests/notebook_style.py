@@ -77,7 +77,7 @@ def short_cells(notebook, path):
 
 
 def narrow_code(notebook, path):
-    """JupyterLab shows some 118 characters of a line on a screen of 1280 pixels; for more the reader has to scroll."""
+    """A line of 118 characters fits JupyterLab's cell on a screen of 1400 pixels; for a longer one the reader scrolls."""
     for cell in code_cells(notebook):
         for number, line in enumerate(cell.source.split("\n"), 1):
             if len(line) > LONGEST_LINE:
