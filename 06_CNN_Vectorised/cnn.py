@@ -1240,7 +1240,8 @@ class Muon(Optimizer):
         for _, p in work:
             self.state[p].setdefault("momentum_buffer", np.zeros_like(data_of(p.grad)))
         work.sort(key=lambda each: each[1].data.size)
-        work = [each for first in range(thread_count()) for each in work[first :: thread_count()]]  # large and small to all
+        count = thread_count()
+        work = [each for first in range(count) for each in work[first::count]]  # large and small ones to each thread
 
         def some(start, stop):
             for group, p in work[start:stop]:

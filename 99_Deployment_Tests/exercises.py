@@ -18,8 +18,7 @@ from shared.tensor_mlp import load, save
 
 OBJECTIVES = (
     "read and write a file of weights, and say why it is no pickle",
-    "hand a model to another runtime and prove that it is the same",
-    "give a model the inputs that it was trained on",
+    "hand a model on with the inputs that it was trained on, and prove that it is the same",
     "shrink weights to whole numbers and bound the error",
     "measure latency and reason about queues",
     "choose tests that can fail",
@@ -150,7 +149,7 @@ PIXELS = Exercise(
     "pixels in the right order",
     1,
     15,
-    OBJECTIVES[2],
+    OBJECTIVES[1],
     expected=lambda pictures, mean, std: batch_of(pictures, mean, std),
     cases=photographs,
     mistakes=[
@@ -201,7 +200,7 @@ ROUNDED = Exercise(
     "whole numbers with a step for each row",
     2,
     20,
-    OBJECTIVES[3],
+    OBJECTIVES[2],
     expected=lambda w, bits: rounded(w, bits),
     cases=matrices,
     mistakes=[
@@ -223,7 +222,7 @@ TAIL = Exercise(
     "predict, then run",
     1,
     10,
-    OBJECTIVES[4],
+    OBJECTIVES[3],
     expected=1 - 0.99**60,
     rtol=0.01,
     mistakes=[
@@ -255,7 +254,7 @@ PERCENTILE = Exercise(
     "find the bug",
     2,
     15,
-    OBJECTIVES[4],
+    OBJECTIVES[3],
     expected=percentile,
     cases=lambda rng: [(rng.exponential(size=60),), (rng.exponential(size=7),), (rng.exponential(size=100),)],
     observe=many_percentiles,
@@ -347,7 +346,7 @@ SOUND = Exercise(
     "write the test",
     2,
     25,
-    OBJECTIVES[5],
+    OBJECTIVES[4],
     judge=judge_test,
     mistakes=[
         Mistake("a wrong one passes: it works down the columns", written_test(np.zeros((3, 3)))),
@@ -414,7 +413,7 @@ PACKING = Exercise(
     "open: a tenth of the size",
     3,
     60,
-    OBJECTIVES[3],
+    OBJECTIVES[2],
     judge=judge_packing,
     mistakes=[
         Mistake("2,143,776 bytes; the target is 200,000", with_save(lambda state: state)),

@@ -252,6 +252,20 @@ def complete_exercises(notebook, path):
                 yield f"exercise {id}: no line of its text reads '**{id} Title** {measure}, objective 1', as in all chapters"
 
 
+def practised_objectives(notebook, path):
+    """The chapter names three to five objectives; the exercises in brackets behind each are those that serve it."""
+    glance = next((cell.source for cell in notebook.cells if "at a glance" in cell.source.split("\n")[0].lower()), "")
+    objectives = re.findall(r"^(\d)\. (.*)$", glance, re.MULTILINE)
+    if not 3 <= len(objectives) <= 5:
+        yield f"{len(objectives)} objectives; a chapter has three to five"
+    headings = re.findall(r"^\*\*(\d\d\.\d+) .* minutes, objectives? (.*)$", prose(notebook), re.MULTILINE)
+    for number, text in objectives:
+        named = re.findall(r"\d\d\.\d+", text)
+        serving = [id for id, served in headings if number in served.split(" and ")]
+        if not serving or named != serving:
+            yield f"objective {number} names the exercises {named}; those that serve it are {serving}"
+
+
 def solutions_pass(notebook, path):
     """A solutions notebook solves each exercise of its chapter, in order, and stores that each passed."""
     found = list(exercise_cells(notebook))
@@ -279,7 +293,7 @@ RULES = [
     links_resolve,
     measured_percentages,
 ]
-CHAPTER_RULES = [spine, complete_exercises]
+CHAPTER_RULES = [spine, complete_exercises, practised_objectives]
 SOLUTION_RULES = [solutions_pass]
 
 

@@ -13,7 +13,9 @@ KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-HEADING, HINT, LINK = "**{} Count** ★★ 10 minutes, objective 1", "<details>a hint</details>", "solutions.ipynb"
+HEADING, HINT, LINK = "**{} Count** ★★ 10 minutes, objective {}", "<details>a hint</details>", "solutions.ipynb"
+GOALS = "1. add (exercises 77.1 and 77.2),\n2. count (77.2, 77.3),\n3. stop (77.4, 77.5)."
+SERVED = {"77.1": "1", "77.2": "1 and 2", "77.3": "2", "77.4": "3", "77.5": "3"}
 EXERCISES = {f"77.{i}": Exercise(f"77.{i}", "count", 2, 10, "to count", expected=i) for i in range(1, 6)}
 
 
@@ -56,7 +58,7 @@ def good_notebook():
     """A small notebook that breaks no rule."""
     cells = [
         text("# A chapter\n\nIt promises $x^2$.", "title"),
-        text("## At a glance\n\nSee [the module](module.py).", "glance"),
+        text(f"## At a glance\n\nSee [the module](module.py).\n\n{GOALS}", "glance"),
         code(style.SETUP, "setup"),
         text("Now a figure.", "figure-text"),
         code("fig, ax = plt.subplots()\nplt.show()", "figure", picture()),
@@ -68,7 +70,7 @@ def good_notebook():
     ]
     for id in EXERCISES:
         hints = "<details>the idea</details>\n<details>the error</details>\n[solution](solutions.ipynb)"
-        cells.append(text(f"{HEADING.format(id)}\n\n{hints}", f"exercise-{id.replace('.', '-')}"))
+        cells.append(text(f"{HEADING.format(id, SERVED[id])}\n\n{hints}", f"exercise-{id.replace('.', '-')}"))
         cells.append(code(f'check("{id}", ...)', f"stub-{id.replace('.', '-')}", printed(f"{id} not attempted yet")))
     cells.append(text("## Recap", "recap"))
     notebook = new_notebook(cells=cells, metadata=KERNEL)
@@ -171,14 +173,18 @@ DEFECTS = [
     (style.spine, put("title", source="No title")),
     (style.spine, drop("recap")),
     (style.spine, swap("clinic", "recap")),
+    *((style.practised_objectives, put("glance", source=f"## At a glance\n\n{goals}")) for goals in (
+        "You will count.", GOALS.replace("\n3.", "\n"), GOALS.replace("(77.2, 77.3)", ""), GOALS.replace("77.3", "77.1"),
+        f"{GOALS}\n4. rest", f"{GOALS}\n4. rest (77.5)\n5. rest\n6. rest")),
+    (style.practised_objectives, put("exercise-77-3", source=HEADING.format("77.3", 1))),
     (style.complete_exercises, drop("stub-77-1")),
     (style.complete_exercises, put("stub-77-2", outputs=[printed("77.2 passed")])),
     *(
         (style.complete_exercises, put("exercise-77-2", source=f"{heading}\n\n{hints}{link}"))
         for heading, hints, link in (
-            (HEADING.format("77.2"), HINT, LINK),
-            (HEADING.format("77.2"), HINT + HINT, ""),
-            (HEADING.format("77.3"), HINT + HINT, LINK),
+            (HEADING.format("77.2", 1), HINT, LINK),
+            (HEADING.format("77.2", 1), HINT + HINT, ""),
+            (HEADING.format("77.3", 1), HINT + HINT, LINK),
             ("**77.2 Count** ★ 10 minutes, objective 1", HINT + HINT, LINK),
             ("**77.2 Count** ★★★ 10 minutes, objective 1", HINT + HINT, LINK),
             ("**77.2 Count** ★★ 20 minutes, objective 1", HINT + HINT, LINK),
