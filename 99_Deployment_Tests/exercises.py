@@ -96,6 +96,21 @@ def folded_with(**slip):
     return lambda *case: folded(*case, **slip)
 
 
+def normed_filters(weight, bias, mean, var, gamma, beta, eps):
+    """The norm is applied to the filters as if they were the convolution's output."""
+    column = (-1, 1, 1, 1)
+    moved = folded(weight - mean.reshape(column), bias, mean, var, gamma, beta, eps)
+    return moved[0] + beta.reshape(column), moved[1]
+
+
+def as_pair(answer, *case):
+    """What the answer returns, as a tuple: a list counts as one, and a single thing is a tuple of one."""
+    result = answer(*case)
+    if result is None or result is ...:
+        return result
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
 FOLDED = Exercise(
     "99.2",
     "one layer fewer",
@@ -104,6 +119,7 @@ FOLDED = Exercise(
     OBJECTIVES[1],
     expected=lambda *case: folded(*case),
     cases=convolutions,
+    observe=as_pair,
     mistakes=[
         Mistake("a variance is the square of a deviation: take its root", folded_with(scale=lambda var, g, eps: g / (var + eps))),
         Mistake("eps stands beside the variance, inside the root",
@@ -114,13 +130,34 @@ FOLDED = Exercise(
                 folded_with(scale=lambda var, g, eps: 1 / np.sqrt(var + eps))),
         Mistake("the norm has a number for each output channel, the first axis of the filters",
                 folded_with(column=(1, -1, 1, 1))),
+        Mistake("NumPy matches axes from the last: your factors have met the columns of the filters, not their output channels",
+                folded_with(column=(1, 1, 1, -1))),
+        Mistake("NumPy matches axes from the last: your factors have met the rows of the filters, not their output channels",
+                folded_with(column=(1, 1, -1, 1))),
+        Mistake("the norm divides by the root; you multiply by it",
+                folded_with(scale=lambda var, g, eps: g * np.sqrt(var + eps))),
+        Mistake("gamma and beta have changed places: gamma is the factor",
+                lambda w, b, mean, var, g, beta, eps: folded(w, b, mean, var, beta, g, eps)),
+        Mistake("the filters are as they were; the factor before x belongs to them", lambda *case: (case[0], folded(*case)[1])),
+        Mistake("the bias is as it was; the norm shifts and scales it, too", lambda *case: (folded(*case)[0], case[1])),
+        Mistake("mean and beta do not stand before x: the filters are only scaled", normed_filters),
         Mistake("the convolution's own bias goes through the norm as well, so it is scaled like the rest",
                 folded_with(shifted=lambda b, mean, s, beta: b - mean * s + beta)),
         Mistake("the mean is subtracted before the scaling, so it is scaled, too",
                 folded_with(shifted=lambda b, mean, s, beta: b * s - mean + beta)),
         Mistake("the convolution's own bias is lost", folded_with(shifted=lambda b, mean, s, beta: beta - mean * s)),
         Mistake("beta is missing", folded_with(shifted=lambda b, mean, s, beta: (b - mean) * s)),
+        Mistake("the mean is missing", folded_with(shifted=lambda b, mean, s, beta: b * s + beta)),
+        Mistake("the mean has the wrong sign: it is subtracted",
+                folded_with(shifted=lambda b, mean, s, beta: (b + mean) * s + beta)),
+        Mistake("beta comes after the scaling, so it is not scaled",
+                folded_with(shifted=lambda b, mean, s, beta: (b - mean + beta) * s)),
+        Mistake("the bias is shifted, but not scaled", folded_with(shifted=lambda b, mean, s, beta: b - mean + beta)),
+        Mistake("this is the weight alone; the convolution needs its bias, too", lambda *case: folded(*case)[:1]),
+        Mistake("weight first, then bias", lambda *case: folded(*case)[::-1]),
     ],
+    rtol=1e-5,
+    atol=1e-6,
 )
 
 
@@ -144,6 +181,18 @@ def reshaped(pictures, mean, std):
     return batch_of(pictures.reshape(n, 3, h, w), mean, std, order=(0, 1, 2, 3))
 
 
+def reshaped_last(pictures, mean, std):
+    """Each pixel is standardised as it should be, and only then the row of numbers is cut anew."""
+    n, h, w, _ = pictures.shape
+    return batch_of(pictures, mean, std).transpose(0, 2, 3, 1).reshape(n, 3, h, w)
+
+
+def as_array(answer, *case):
+    """What the answer returns, as an array: a list of pictures counts as one."""
+    result = answer(*case)
+    return result if result is None or result is ... else np.asarray(result)
+
+
 PIXELS = Exercise(
     "99.3",
     "pixels in the right order",
@@ -152,19 +201,38 @@ PIXELS = Exercise(
     OBJECTIVES[1],
     expected=lambda pictures, mean, std: batch_of(pictures, mean, std),
     cases=photographs,
+    observe=as_array,
     mistakes=[
         Mistake("reshape cuts the row of numbers anew: each channel is now a mixture of all three. Move the axis instead",
                 reshaped),
+        Mistake("the numbers are right and in the wrong places: reshape cuts their row anew, it does not move the axis",
+                reshaped_last),
         Mistake("height and width have changed places: the pictures lie on their side",
                 lambda p, m, s: batch_of(p, m, s, order=(0, 3, 2, 1))),
         Mistake("the channels still come last", lambda p, m, s: batch_of(p, m, s).transpose(0, 2, 3, 1)),
         Mistake("mean and std belong to pixels from 0 to 1, and yours go to 255", lambda p, m, s: batch_of(p, m, s, full=1.0)),
         Mistake("255 divides the pixels alone, before the mean is taken off",
                 lambda p, m, s: batch_of(p, m, s, full=1.0) / 255),
+        Mistake("// leaves whole numbers only, so nearly every pixel is 0; divide with /",
+                lambda p, m, s: batch_of(p // 255, m, s, full=1.0)),
+        Mistake("the brightest byte is 255, and it becomes 1", lambda p, m, s: batch_of(p, m, s, full=256.0)),
+        Mistake("these pixels go from -1 to 1; the network wants them from 0 to 1, less the mean",
+                lambda p, m, s: batch_of(p * 2.0 - 255, m, s)),
         Mistake("red and blue have changed places", lambda p, m, s: batch_of(p[..., ::-1], m, s)),
+        Mistake("each channel is right, but red and blue have changed places", lambda p, m, s: batch_of(p, m, s)[:, ::-1]),
         Mistake("std is a deviation already; do not square it", lambda p, m, s: batch_of(p, m, s) / np.reshape(s, (3, 1, 1))),
+        Mistake("divide by std; you multiply by it", lambda p, m, s: batch_of(p, m, 1 / s)),
         Mistake("the deviations are missing", lambda p, m, s: batch_of(p, m, np.ones(3))),
+        Mistake("the means are missing", lambda p, m, s: batch_of(p, np.zeros(3), s)),
+        Mistake("the mean is taken off, not added", lambda p, m, s: batch_of(p, -m, s)),
+        Mistake("first less the mean, then divided by std", lambda p, m, s: batch_of(p, m * s, s)),
+        Mistake("these are the pictures' own mean and deviation; the network was trained with those that you are given",
+                lambda p, m, s: batch_of(p, p.mean((0, 1, 2)) / 255, p.std((0, 1, 2)) / 255)),
+        Mistake("each picture is standardised by its own mean and deviation; use those that you are given",
+                lambda p, m, s: np.concatenate([batch_of(q[None], q.mean((0, 1)) / 255, q.std((0, 1)) / 255) for q in p])),
         Mistake("the pixels are from 0 to 1, but not yet standardised", lambda p, m, s: batch_of(p, np.zeros(3), np.ones(3))),
+        Mistake("the axes are in order; now the numbers: from 0 to 1, then standardised",
+                lambda p, m, s: batch_of(p, np.zeros(3), np.ones(3), full=1.0)),
     ],
     rtol=1e-4,
     atol=1e-5,
@@ -292,35 +360,74 @@ def in_place(x, weight, bias, eps):
     return layer_norm(x, weight, bias, eps)
 
 
+# the one that changes x comes last, since it may spoil what a test keeps outside of itself
 WRONG = {
     "works down the columns": lambda x, w, b, eps: layer_norm(x, w, b, eps, axis=0),
-    "forgets the bias": lambda x, w, b, eps: layer_norm(x, w, 0 * b, eps),
+    "takes one mean and one variance for the whole matrix":
+        lambda x, w, b, eps: layer_norm(x.reshape(1, -1), 1, 0, eps).reshape(x.shape) * w + b,
+    "forgets the bias": lambda x, w, b, eps: layer_norm(x, w, np.zeros_like(b), eps),
     "forgets the weight": lambda x, w, b, eps: layer_norm(x, np.ones_like(w), b, eps),
     "divides the sum of squares by one less than the row's length":
         lambda x, w, b, eps: layer_norm(x, w, b, eps, correction=1),
     "adds eps outside of the root": lambda x, w, b, eps: layer_norm(x, w, b, eps, root=lambda var, eps: np.sqrt(var) + eps),
+    "takes the variance as mean(x^2) - mean(x)^2, of which only about four digits are right for numbers around a million "
+    "that are not whole": lambda x, w, b, eps: layer_norm(
+        x, w, b, eps, variance=lambda x: np.maximum((x**2).mean(1, keepdims=True) - x.mean(1, keepdims=True) ** 2, 0)),
     "changes its argument x": in_place,
-    "takes the variance as mean(x^2) - mean(x)^2, of which nothing is left for numbers around a million":
-        lambda x, w, b, eps: layer_norm(
-            x, w, b, eps, variance=lambda x: np.maximum((x**2).mean(1, keepdims=True) - x.mean(1, keepdims=True) ** 2, 0)),
 }
+# what else a learner's own formula may do, where the test rejects a right one
+OWN_SLIPS = {
+    "leaves eps out": lambda x, w, b, eps: layer_norm(x, w, b, 0),
+    "divides by the variance, not by its root": lambda x, w, b, eps: layer_norm(x, w, b, eps, root=lambda var, eps: var + eps),
+    "knows neither weight nor bias nor eps": lambda x, w, b, eps: layer_norm(x, 1, 0, 0),
+}
+
+
+def verdict_on(function, answer):
+    """What the learner's test says of a function, which always has the same name and arguments; a failed assert is a no."""
+
+    def layer_norm(x, weight, bias, eps):
+        return function(x, weight, bias, eps)
+
+    try:
+        with np.errstate(all="ignore"):  # what a wrong one divides by zero is no news to the learner
+            return answer(layer_norm)
+    except AssertionError:
+        return False
+
+
+def passes(wrong, answer):
+    """Whether a wrong one gets through; one that breaks the test is found out, too."""
+    try:
+        return bool(verdict_on(wrong, answer))
+    except Exception:
+        return False
+
+
+def rejects(answer):
+    """Why the test rejects a right one: what it lets pass instead tells."""
+    taken = [what for what, wrong in (WRONG | OWN_SLIPS).items() if passes(wrong, answer) and wrong is not in_place]
+    if len(taken) > len(WRONG) / 2:
+        return "it is the wrong way round: False for a right one, and True for most wrong ones"
+    if taken:
+        return f"it rejects a right one and takes one that {taken[0]}; look at what your own test expects"
+    return ("it rejects a right one: either it expects something wrong, or it is too strict. Two ways to compute the same "
+            "differ in the last digits, and in more of them where the numbers are large")
 
 
 def judge_test(answer):
     """Run the learner's test on right and on wrong functions."""
     for right in (layer_norm, in_another_order):
-        verdict = answer(lambda x, weight, bias, eps, right=right: right(x, weight, bias, eps))
-        if verdict is None or verdict is ...:
+        word = verdict_on(right, answer)
+        if word is None or word is ...:
             raise NotImplementedError
-        if not verdict:
-            return "it rejects a right one: two ways to compute the same differ in the last digits"
-    for what, wrong in WRONG.items():
-        try:
-            passes = answer(wrong)
-        except Exception:  # a function that breaks the test is found out, too
-            passes = False
-        if passes:
-            return f"a wrong one passes: it {what}"
+        if not isinstance(word, bool | np.bool_ | int):
+            return f"it returns a value of type {type(word).__name__}, where a test says True or False"
+        if not word:
+            return rejects(answer)
+    through = [what for what, wrong in WRONG.items() if passes(wrong, answer)]
+    if through:
+        return f"a wrong one passes: it {through[0]}. Wrong ones that pass: {len(through)} of {len(WRONG)}"
     return None
 
 
@@ -340,6 +447,20 @@ def written_test(rows, *, far=True, kept=True, equal=np.allclose, eps=0.5, weigh
 
 
 ROWS = np.random.default_rng(0).normal(size=(4, 5)) * [[1], [2], [0.5], [3]]
+GOOD = written_test(ROWS)
+
+
+def one_less(function):
+    """A test whose own formula takes the variance that np.var(ddof=1) returns."""
+    wanted = (ROWS - ROWS.mean(1, keepdims=True)) / np.sqrt(ROWS.var(1, ddof=1, keepdims=True) + 0.5)
+    return np.allclose(function(ROWS.copy(), np.ones(5), np.zeros(5), 0.5), wanted)
+
+
+def eps_forgotten(function):
+    """A test whose own formula has no eps."""
+    wanted = (ROWS - ROWS.mean(1, keepdims=True)) / ROWS.std(1, keepdims=True)
+    return np.allclose(function(ROWS.copy(), np.ones(5), np.zeros(5), 0.5), wanted)
+
 
 SOUND = Exercise(
     "99.7",
@@ -350,7 +471,8 @@ SOUND = Exercise(
     judge=judge_test,
     mistakes=[
         Mistake("a wrong one passes: it works down the columns", written_test(np.zeros((3, 3)))),
-        Mistake("it rejects a right one", written_test(ROWS, equal=np.array_equal)),
+        Mistake("or it is too strict", written_test(ROWS, equal=np.array_equal)),
+        Mistake("for the whole matrix", written_test(ROWS[:1])),
         Mistake("it forgets the bias", written_test(ROWS, bias=np.zeros(5))),
         Mistake("it forgets the weight", written_test(ROWS, weight=np.ones(5))),
         Mistake("one less than the row's length",
@@ -358,6 +480,10 @@ SOUND = Exercise(
         Mistake("it adds eps outside of the root", written_test(ROWS, eps=1e-9)),
         Mistake("it changes its argument x", written_test(ROWS, kept=False)),
         Mistake("numbers around a million", written_test(ROWS, far=False)),
+        Mistake("it returns a value of type tuple", lambda function: (GOOD(function), True)),
+        Mistake("it is the wrong way round", lambda function: not GOOD(function)),
+        Mistake("by one less than the row's length; look at what your own test expects", one_less),
+        Mistake("leaves eps out; look at what your own test expects", eps_forgotten),
     ],
 )
 
