@@ -925,142 +925,6 @@ def _slopes(function, arguments, data, upstream, eps):
     return slopes
 
 
-def _power(a, b):
-    """a ** b; the commonest exponents as products, which are many times faster."""
-    if type(b) is int or type(b) is float:
-        if b == 1:
-            return +a
-        if b == 2:
-            return a * a
-        if b == 3:
-            return a * a * a
-    return a**b
-
-
-@differentiable
-def pow(a, b):
-    """a to the power of b, element by element. By the exponent the gradient at a = 0 is 0, as in PyTorch."""
-    value = _power(a, b)
-
-    def by_base(g):
-        if type(b) is _ndarray:
-            return g * np.where(b == 0, 0, b * a ** (b - (b != 0)))
-        return g * (b * _power(a, b - 1)) if b else np.zeros_like(g)
-
-    def by_exponent(g):
-        base = np.asarray(a, g.dtype)
-        return g * value * np.where((base == 0) & (b >= 0), 0, np.log(base))
-
-    return value, (by_base, by_exponent)
-
-
-@differentiable
-def remainder(a, b):
-    """The remainder of a / b with the sign of b, as Python's %."""
-    return a % b, (lambda g: g, lambda g: -g * np.floor(a / b))
-
-
-Tensor.__pow__ = Tensor.pow = pow
-
-
-Tensor.__mod__ = Tensor.remainder = remainder
-
-
-def without_gradient(function):
-    """Lift a NumPy function that has no gradient, such as a comparison, to tensors. Section 9."""
-    name = function.__name__.strip("_")
-
-    @functools.wraps(function)
-    def operation(*inputs, **options):
-        arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
-        try:
-            value = _thread.quietly(function, *arrays, **options)
-        except _ERRORS as error:
-            value = _again(error, function, name, arrays, options)
-        return _result(name, value if type(value) is _ndarray else np.asarray(value), None, None)
-
-    return operation
-
-
-def _comparison(name, ufunc):
-    """The function `name` of two tensors that NumPy's `ufunc` computes."""
-    def compare(a, b):
-        return ufunc(a, b)
-
-    compare.__name__, compare.__doc__ = name, f"{name}: element by element, with broadcasting; without a gradient."
-    return without_gradient(compare)
-
-
-eq, ne = _comparison("eq", np.equal), _comparison("ne", np.not_equal)
-
-
-lt, le = _comparison("lt", np.less), _comparison("le", np.less_equal)
-
-
-gt, ge = _comparison("gt", np.greater), _comparison("ge", np.greater_equal)
-
-
-logical_and, logical_or = _comparison("logical_and", np.logical_and), _comparison("logical_or", np.logical_or)
-
-
-bitwise_and, bitwise_or = _comparison("bitwise_and", np.bitwise_and), _comparison("bitwise_or", np.bitwise_or)
-
-
-bitwise_xor, floor_divide = _comparison("bitwise_xor", np.bitwise_xor), _comparison("floor_divide", np.floor_divide)
-
-
-def _question(name, ufunc, meaning):
-    """The function `name` of one tensor that NumPy's `ufunc` computes."""
-    def ask(x):
-        return ufunc(x)
-
-    ask.__name__, ask.__doc__ = name, f"{meaning}, element by element, as booleans."
-    return without_gradient(ask)
-
-
-isnan, isinf = (_question("isnan", np.isnan, "Whether it is NaN"),
-                _question("isinf", np.isinf, "Whether it is infinite"))
-
-
-isfinite = _question("isfinite", np.isfinite, "Whether it is a finite number")
-
-
-logical_not = _question("logical_not", np.logical_not, "Whether it is 0 or false")
-
-
-bitwise_not = _question("bitwise_not", np.invert, "The other truth value (of integers: every bit turned)")
-
-
-Tensor.__eq__, Tensor.__ne__, Tensor.__hash__ = eq, ne, object.__hash__
-
-
-Tensor.__lt__, Tensor.__le__, Tensor.__gt__, Tensor.__ge__ = lt, le, gt, ge
-
-
-Tensor.__and__ = Tensor.__rand__ = bitwise_and
-
-
-Tensor.__or__ = Tensor.__ror__ = bitwise_or
-
-
-Tensor.__xor__ = Tensor.__rxor__ = bitwise_xor
-
-
-Tensor.__invert__ = bitwise_not
-
-
-Tensor.__floordiv__ = Tensor.floor_divide = floor_divide
-
-
-Tensor.__rfloordiv__ = lambda self, other: floor_divide(other, self)
-
-
-Tensor.eq, Tensor.ne, Tensor.lt, Tensor.le, Tensor.gt, Tensor.ge = eq, ne, lt, le, gt, ge
-
-
-Tensor.isnan, Tensor.isinf, Tensor.isfinite, Tensor.logical_not = isnan, isinf, isfinite, logical_not
-
-
 @differentiable
 def matmul(a, b):
     """The matrix product of vectors (k), matrices (m, k) @ (k, n), and stacks of matrices,
@@ -1193,6 +1057,142 @@ Tensor.exp, Tensor.log, Tensor.sqrt, Tensor.abs, Tensor.__abs__ = exp, log, sqrt
 
 
 Tensor.sin, Tensor.cos, Tensor.tanh, Tensor.sigmoid, Tensor.relu = sin, cos, tanh, sigmoid, relu
+
+
+def _power(a, b):
+    """a ** b; the commonest exponents as products, which are many times faster."""
+    if type(b) is int or type(b) is float:
+        if b == 1:
+            return +a
+        if b == 2:
+            return a * a
+        if b == 3:
+            return a * a * a
+    return a**b
+
+
+@differentiable
+def pow(a, b):
+    """a to the power of b, element by element. By the exponent the gradient at a = 0 is 0, as in PyTorch."""
+    value = _power(a, b)
+
+    def by_base(g):
+        if type(b) is _ndarray:
+            return g * np.where(b == 0, 0, b * a ** (b - (b != 0)))
+        return g * (b * _power(a, b - 1)) if b else np.zeros_like(g)
+
+    def by_exponent(g):
+        base = np.asarray(a, g.dtype)
+        return g * value * np.where((base == 0) & (b >= 0), 0, np.log(base))
+
+    return value, (by_base, by_exponent)
+
+
+@differentiable
+def remainder(a, b):
+    """The remainder of a / b with the sign of b, as Python's %."""
+    return a % b, (lambda g: g, lambda g: -g * np.floor(a / b))
+
+
+Tensor.__pow__ = Tensor.pow = pow
+
+
+Tensor.__mod__ = Tensor.remainder = remainder
+
+
+def without_gradient(function):
+    """Lift a NumPy function that has no gradient, such as a comparison, to tensors. Section 11."""
+    name = function.__name__.strip("_")
+
+    @functools.wraps(function)
+    def operation(*inputs, **options):
+        arrays = [x.data if isinstance(x, Tensor) else _constant(x, name) for x in inputs]
+        try:
+            value = _thread.quietly(function, *arrays, **options)
+        except _ERRORS as error:
+            value = _again(error, function, name, arrays, options)
+        return _result(name, value if type(value) is _ndarray else np.asarray(value), None, None)
+
+    return operation
+
+
+def _comparison(name, ufunc):
+    """The function `name` of two tensors that NumPy's `ufunc` computes."""
+    def compare(a, b):
+        return ufunc(a, b)
+
+    compare.__name__, compare.__doc__ = name, f"{name}: element by element, with broadcasting; without a gradient."
+    return without_gradient(compare)
+
+
+eq, ne = _comparison("eq", np.equal), _comparison("ne", np.not_equal)
+
+
+lt, le = _comparison("lt", np.less), _comparison("le", np.less_equal)
+
+
+gt, ge = _comparison("gt", np.greater), _comparison("ge", np.greater_equal)
+
+
+logical_and, logical_or = _comparison("logical_and", np.logical_and), _comparison("logical_or", np.logical_or)
+
+
+bitwise_and, bitwise_or = _comparison("bitwise_and", np.bitwise_and), _comparison("bitwise_or", np.bitwise_or)
+
+
+bitwise_xor, floor_divide = _comparison("bitwise_xor", np.bitwise_xor), _comparison("floor_divide", np.floor_divide)
+
+
+def _question(name, ufunc, meaning):
+    """The function `name` of one tensor that NumPy's `ufunc` computes."""
+    def ask(x):
+        return ufunc(x)
+
+    ask.__name__, ask.__doc__ = name, f"{meaning}, element by element, as booleans."
+    return without_gradient(ask)
+
+
+isnan, isinf = (_question("isnan", np.isnan, "Whether it is NaN"),
+                _question("isinf", np.isinf, "Whether it is infinite"))
+
+
+isfinite = _question("isfinite", np.isfinite, "Whether it is a finite number")
+
+
+logical_not = _question("logical_not", np.logical_not, "Whether it is 0 or false")
+
+
+bitwise_not = _question("bitwise_not", np.invert, "The other truth value (of integers: every bit turned)")
+
+
+Tensor.__eq__, Tensor.__ne__, Tensor.__hash__ = eq, ne, object.__hash__
+
+
+Tensor.__lt__, Tensor.__le__, Tensor.__gt__, Tensor.__ge__ = lt, le, gt, ge
+
+
+Tensor.__and__ = Tensor.__rand__ = bitwise_and
+
+
+Tensor.__or__ = Tensor.__ror__ = bitwise_or
+
+
+Tensor.__xor__ = Tensor.__rxor__ = bitwise_xor
+
+
+Tensor.__invert__ = bitwise_not
+
+
+Tensor.__floordiv__ = Tensor.floor_divide = floor_divide
+
+
+Tensor.__rfloordiv__ = lambda self, other: floor_divide(other, self)
+
+
+Tensor.eq, Tensor.ne, Tensor.lt, Tensor.le, Tensor.gt, Tensor.ge = eq, ne, lt, le, gt, ge
+
+
+Tensor.isnan, Tensor.isinf, Tensor.isfinite, Tensor.logical_not = isnan, isinf, isfinite, logical_not
 
 
 def _share(g, a, b, wins):
