@@ -13,7 +13,7 @@ from shared import CHAPTER_FOLDERS
 ROOT = Path(shared.__file__).resolve().parent.parent
 SCRIPTS = {"__init__", "__main__", "exercises", "train"}
 TOOLS = {  # of those who write and test the course: no model needs them
-    "checks", "export", "memory", "mutation", "notebook_plugin", "notebook_style", "readme", "store_notebook",
+    "checks", "conftest", "export", "memory", "mutation", "notebook_plugin", "notebook_style", "readme", "store_notebook",
 }
 
 
