@@ -1045,7 +1045,7 @@ def relu(x):
         zero = np.zeros((), x.dtype)
         if x.dtype.kind == "b":
             raise TypeError("relu: booleans are neither positive nor negative")
-    # each is faster there
+    # clip is faster for many floating-point numbers, maximum for all else
     y = x.clip(zero, np.inf) if x.size > 10_000 and x.dtype.kind == "f" else np.maximum(x, zero)
     return y, lambda g: (y != zero) * g  # NaN lets it pass, as in PyTorch
 

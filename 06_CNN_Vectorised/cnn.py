@@ -184,7 +184,7 @@ def _column_blocks(pictures, windows, start, stop):
 
 
 def _least(*sizes):
-    """How many pictures are worth a thread of their own,
+    """How many pictures, or matrices, are worth a thread of their own,
     where one costs as many multiplications as the product of `sizes`."""
     return 1 + int(2e7 / max(1, prod(sizes)))
 
@@ -1247,7 +1247,7 @@ class Muon(Optimizer):
             for group, p in work[start:stop]:
                 self._move(group, p)
 
-        costs = [10 * p.data.size * min(len(p.data), prod(p.data.shape[1:])) for _, p in work]
+        costs = [2 * group["ns_steps"] * p.data.size * min(len(p.data), prod(p.data.shape[1:])) for group, p in work]
         parallel_for(some, len(work), _least(sum(costs) // max(1, len(work))))
 
     def _move(self, group, p):

@@ -76,92 +76,7 @@ ARRAY = Exercise(
 )
 
 
-# --- 99.2 One layer fewer ---------------------------------------------------------------------------------------------
-
-
-def folded(weight, bias, mean, var, gamma, beta, eps, *, scale=None, column=(-1, 1, 1, 1), shifted=None):
-    """A convolution that does what it and the batch norm behind it did; the last three arguments make the mistakes below."""
-    s = gamma / np.sqrt(var + eps) if scale is None else scale(var, gamma, eps)
-    return weight * s.reshape(column), (bias - mean) * s + beta if shifted is None else shifted(bias, mean, s, beta)
-
-
-def convolutions(rng):
-    """Filters (O, C, K, K) with their biases, and a batch norm's numbers; once with as many inputs as outputs."""
-    return [(rng.normal(size=(n, c, k, k)), rng.normal(size=n), rng.normal(size=n), rng.uniform(0.1, 2, n), rng.normal(size=n),
-             rng.normal(size=n), 0.1) for n, c, k in ((3, 2, 3), (4, 4, 1))]
-
-
-def folded_with(**slip):
-    """The answer with one slip."""
-    return lambda *case: folded(*case, **slip)
-
-
-def normed_filters(weight, bias, mean, var, gamma, beta, eps):
-    """The norm is applied to the filters as if they were the convolution's output."""
-    column = (-1, 1, 1, 1)
-    moved = folded(weight - mean.reshape(column), bias, mean, var, gamma, beta, eps)
-    return moved[0] + beta.reshape(column), moved[1]
-
-
-def as_pair(answer, *case):
-    """What the answer returns, as a tuple: a list counts as one, and a single thing is a tuple of one."""
-    result = answer(*case)
-    if result is None or result is ...:
-        return result
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
-
-
-FOLDED = Exercise(
-    "99.2",
-    "one layer fewer",
-    2,
-    20,
-    OBJECTIVES[1],
-    expected=lambda *case: folded(*case),
-    cases=convolutions,
-    observe=as_pair,
-    mistakes=[
-        Mistake("a variance is the square of a deviation: take its root", folded_with(scale=lambda var, g, eps: g / (var + eps))),
-        Mistake("eps stands beside the variance, inside the root",
-                folded_with(scale=lambda var, g, eps: g / (np.sqrt(var) + eps))),
-        Mistake("eps is missing; it is part of what the network was trained with",
-                folded_with(scale=lambda var, g, eps: g / np.sqrt(var))),
-        Mistake("gamma is missing: the norm scales once more after it has divided",
-                folded_with(scale=lambda var, g, eps: 1 / np.sqrt(var + eps))),
-        Mistake("the norm has a number for each output channel, the first axis of the filters",
-                folded_with(column=(1, -1, 1, 1))),
-        Mistake("NumPy matches axes from the last: your factors have met the columns of the filters, not their output channels",
-                folded_with(column=(1, 1, 1, -1))),
-        Mistake("NumPy matches axes from the last: your factors have met the rows of the filters, not their output channels",
-                folded_with(column=(1, 1, -1, 1))),
-        Mistake("the norm divides by the root; you multiply by it",
-                folded_with(scale=lambda var, g, eps: g * np.sqrt(var + eps))),
-        Mistake("gamma and beta have changed places: gamma is the factor",
-                lambda w, b, mean, var, g, beta, eps: folded(w, b, mean, var, beta, g, eps)),
-        Mistake("the filters are as they were; the factor before x belongs to them", lambda *case: (case[0], folded(*case)[1])),
-        Mistake("the bias is as it was; the norm shifts and scales it, too", lambda *case: (folded(*case)[0], case[1])),
-        Mistake("mean and beta do not stand before x: the filters are only scaled", normed_filters),
-        Mistake("the convolution's own bias goes through the norm as well, so it is scaled like the rest",
-                folded_with(shifted=lambda b, mean, s, beta: b - mean * s + beta)),
-        Mistake("the mean is subtracted before the scaling, so it is scaled, too",
-                folded_with(shifted=lambda b, mean, s, beta: b * s - mean + beta)),
-        Mistake("the convolution's own bias is lost", folded_with(shifted=lambda b, mean, s, beta: beta - mean * s)),
-        Mistake("beta is missing", folded_with(shifted=lambda b, mean, s, beta: (b - mean) * s)),
-        Mistake("the mean is missing", folded_with(shifted=lambda b, mean, s, beta: b * s + beta)),
-        Mistake("the mean has the wrong sign: it is subtracted",
-                folded_with(shifted=lambda b, mean, s, beta: (b + mean) * s + beta)),
-        Mistake("beta comes after the scaling, so it is not scaled",
-                folded_with(shifted=lambda b, mean, s, beta: (b - mean + beta) * s)),
-        Mistake("the bias is shifted, but not scaled", folded_with(shifted=lambda b, mean, s, beta: b - mean + beta)),
-        Mistake("this is the weight alone; the convolution needs its bias, too", lambda *case: folded(*case)[:1]),
-        Mistake("weight first, then bias", lambda *case: folded(*case)[::-1]),
-    ],
-    rtol=1e-5,
-    atol=1e-6,
-)
-
-
-# --- 99.3 Pixels in the right order -----------------------------------------------------------------------------------
+# --- 99.2 Pixels in the right order -----------------------------------------------------------------------------------
 
 
 def batch_of(pictures, mean, std, *, order=(0, 3, 1, 2), full=255.0):
@@ -194,7 +109,7 @@ def as_array(answer, *case):
 
 
 PIXELS = Exercise(
-    "99.3",
+    "99.2",
     "pixels in the right order",
     1,
     15,
@@ -239,7 +154,7 @@ PIXELS = Exercise(
 )
 
 
-# --- 99.4 Whole numbers with a step for each row ----------------------------------------------------------------------
+# --- 99.3 Whole numbers with a step for each row ----------------------------------------------------------------------
 
 
 def rounded(w, bits, *, axis=1, top=lambda bits: 2 ** (bits - 1) - 1, to_whole=np.rint):
@@ -264,7 +179,7 @@ def matrices(rng):
 
 
 ROUNDED = Exercise(
-    "99.4",
+    "99.3",
     "whole numbers with a step for each row",
     2,
     20,
@@ -283,10 +198,10 @@ ROUNDED = Exercise(
 )
 
 
-# --- 99.5 Predict, then run -------------------------------------------------------------------------------------------
+# --- 99.4 Predict, then run -------------------------------------------------------------------------------------------
 
 TAIL = Exercise(
-    "99.5",
+    "99.4",
     "predict, then run",
     1,
     10,
@@ -303,7 +218,7 @@ TAIL = Exercise(
 )
 
 
-# --- 99.6 Find the bug ------------------------------------------------------------------------------------------------
+# --- 99.5 Find the bug ------------------------------------------------------------------------------------------------
 
 
 def percentile(seconds, q):
@@ -318,7 +233,7 @@ def many_percentiles(answer, seconds):
 
 
 PERCENTILE = Exercise(
-    "99.6",
+    "99.5",
     "find the bug",
     2,
     15,
@@ -338,7 +253,7 @@ PERCENTILE = Exercise(
 )
 
 
-# --- 99.7 Write the test ----------------------------------------------------------------------------------------------
+# --- 99.6 Write the test ----------------------------------------------------------------------------------------------
 
 
 def layer_norm(x, weight, bias, eps, *, axis=1, correction=0, variance=None, root=lambda var, eps: np.sqrt(var + eps)):
@@ -463,7 +378,7 @@ def eps_forgotten(function):
 
 
 SOUND = Exercise(
-    "99.7",
+    "99.6",
     "write the test",
     2,
     25,
@@ -488,7 +403,7 @@ SOUND = Exercise(
 )
 
 
-# --- 99.8 Open: a tenth of the size -----------------------------------------------------------------------------------
+# --- 99.7 Open: a tenth of the size -----------------------------------------------------------------------------------
 
 LIMIT, TARGET = 200_000, 0.985
 
@@ -535,7 +450,7 @@ def through_npz(state):
 
 
 PACKING = Exercise(
-    "99.8",
+    "99.7",
     "open: a tenth of the size",
     3,
     60,
@@ -553,4 +468,4 @@ PACKING = Exercise(
     ],
 )
 
-EXERCISES = [ARRAY, FOLDED, PIXELS, ROUNDED, TAIL, PERCENTILE, SOUND, PACKING]
+EXERCISES = [ARRAY, PIXELS, ROUNDED, TAIL, PERCENTILE, SOUND, PACKING]

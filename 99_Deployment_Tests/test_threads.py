@@ -243,7 +243,7 @@ def test_a_forked_process_gets_workers_of_its_own():
     code = """
 import os, signal, threading, warnings
 warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads, which is what this is about
-from shared.threads import parallel_for, single_threaded
+from shared.threads import parallel_for
 parallel_for(lambda start, stop: None, 2)
 def child():
     signal.alarm(10)
