@@ -41,11 +41,12 @@ def running_service(*arguments, patience=120):
         announced = process.stdout.readline()
         if not announced:
             raise RuntimeError(f"the service did not start: {process.stderr.read()}")
-        port, until = int(re.search(r":(\d+) ", announced)[1]), monotonic() + patience
-        while not is_ready(port):
+        port, until, answers = int(re.search(r":(\d+) ", announced)[1]), monotonic() + patience, 0
+        while answers < 40:  # in a row: each worker loads models of its own, and any of them may answer
             if monotonic() > until:
                 raise RuntimeError(f"the service was not ready within {patience} seconds")
-            sleep(0.1)
+            answers = answers + 1 if is_ready(port) else 0
+            sleep(0.02)
         yield process, port
     finally:
         if process.poll() is None:
