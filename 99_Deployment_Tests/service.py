@@ -1,10 +1,10 @@
 """The service: the trained models over HTTP, and a page to try them on.
 
-`python -m shared serve` starts it: a supervisor, and worker processes. Each worker loads the models once and runs them in
-a few threads. A request waits its turn there, one token at a time where it writes text, so that a long text does not keep
-a short question waiting. What could do harm is bounded: the size and pace of a body, the pixels of a picture, the length
-of a prompt, the number of requests at a time, and the time of each. The OpenAPI description, /openapi.json, lists the
-statuses.
+`python -m shared serve` starts it: a supervisor, and worker processes. Each worker loads the models, then takes
+connections, and runs the models in a few threads. A request waits its turn there, one token at a time where it writes
+text, so that a long text does not keep a short question waiting. What could do harm is bounded: the size and pace of a
+body, the pixels of a picture, the length of a prompt, the number of requests at a time, and the time of each. The
+OpenAPI description, /openapi.json, lists the statuses.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -519,19 +520,18 @@ def create_app(settings=None):
             worker.failure = f"the models could not be loaded: {error}"
             log.exception("the models could not be loaded")
 
-    async def end_with_parent(parent):
-        while os.getppid() == parent:
+    async def end_with_supervisor():
+        while parent_process().is_alive():
             await asyncio.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
     @asynccontextmanager
     async def lifespan(app):
-        tasks = [asyncio.create_task(load())]
-        if supervised:
-            tasks.append(asyncio.create_task(end_with_parent(os.getppid())))
+        watch = asyncio.create_task(end_with_supervisor()) if supervised else None
+        await load()  # until then no connection is accepted: it waits, or another worker takes it
         yield
-        for task in tasks:
-            task.cancel()
+        if watch:
+            watch.cancel()
         worker.pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="Deep learning from NumPy", version=shared.__version__, lifespan=lifespan, docs_url=None,

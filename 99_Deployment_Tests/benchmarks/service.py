@@ -34,18 +34,17 @@ MIX = {"digit": 0.7, "photo": 0.15, "generate": 0.15}  # of the requests
 
 @contextmanager
 def running_service(*arguments, patience=120):
-    """A service in processes of its own, on a free port: yields (the supervisor, the port) when all its models are loaded."""
+    """A service in processes of its own, on a free port: yields (the supervisor, the port) when a worker has its models."""
     command = [sys.executable, "-m", "shared", "serve", "--port", "0", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         announced = process.stdout.readline()
         if not announced:
             raise RuntimeError(f"the service did not start: {process.stderr.read()}")
-        port, until, answers = int(re.search(r":(\d+) ", announced)[1]), monotonic() + patience, 0
-        while answers < 40:  # in a row: each worker loads models of its own, and any of them may answer
+        port, until = int(re.search(r":(\d+) ", announced)[1]), monotonic() + patience
+        while not is_ready(port):
             if monotonic() > until:
                 raise RuntimeError(f"the service was not ready within {patience} seconds")
-            answers = answers + 1 if is_ready(port) else 0
             sleep(0.02)
         yield process, port
     finally:
