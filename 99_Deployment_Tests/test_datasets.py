@@ -320,7 +320,7 @@ def start_process(server):
 def test_processes_that_want_the_same_set_download_it_once(text, server):
     server.default = whole_in_pieces
     processes = [start_process(server) for _ in range(3)]
-    printed = [process.communicate(timeout=30)[0] for process in processes]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
     assert printed == [f"{len(TEXT)}\n"] * 3
     assert len(server.asked) == 1
     assert text.read_text() == TEXT
@@ -330,7 +330,7 @@ def test_what_a_killed_process_leaves_is_resumed(text, server):
     server.default = stalls
     part = text.with_name("text.txt.part")
     with start_process(server) as process:
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 120
         while not (part.exists() and part.stat().st_size >= datasets.CHUNK):
             assert time.monotonic() < give_up
             time.sleep(0.01)

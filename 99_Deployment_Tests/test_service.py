@@ -790,7 +790,7 @@ def assert_workers_end_with(supervisor):
     wait_for(lambda: len(load.workers(supervisor.pid)) == 2)
     workers = load.workers(supervisor.pid)
     supervisor.kill()
-    wait_for(lambda: not any(os.path.exists(f"/proc/{worker}/maps") for worker in workers), seconds=30)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{worker}/maps") for worker in workers))
 
 
 @linux
