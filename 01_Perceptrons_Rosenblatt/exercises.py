@@ -264,8 +264,10 @@ def judge_features(features):
     linear = np.column_stack([X, np.ones(len(X))])
     if np.allclose(linear @ np.linalg.lstsq(linear, made, rcond=None)[0], made):
         return "these features are linear in the inputs, and a line of lines is a line: something must bend"
-    product = X[:, 0] * X[:, 1]
-    if any(np.ptp(f) > 0 and abs(np.corrcoef(f, product)[0, 1]) > 1 - 1e-9 for f in made.T):
+    bent = np.column_stack([X[:, 0] * X[:, 1], made])
+    bent -= linear @ np.linalg.lstsq(linear, bent, rcond=None)[0]  # what is not linear in the product and the features
+    product, *bent = bent.T[[True, *(np.ptp(bent[:, 1:], axis=0) > 1e-9)]]
+    if any(abs(np.corrcoef(f, product)[0, 1]) > 1 - 1e-9 for f in bent):
         return "that is the product of the inputs, which the notebook has used already; find another way"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -292,7 +294,7 @@ XOR = Exercise(
         Mistake("these features are linear in the inputs, and a line of lines is a line: something must bend",
                 lambda X: np.column_stack([X, X[:, 0] + X[:, 1]])),
         Mistake("that is the product of the inputs, which the notebook has used already; find another way",
-                lambda X: np.column_stack([X, X[:, 0] * X[:, 1]])),
+                lambda X: np.column_stack([X, 3 * X[:, 0] * X[:, 1] + X[:, 0]])),
         Mistake("a row's features change with the other rows: compute each row from its own two inputs alone",
                 lambda X: np.abs(solve_xor(X) - solve_xor(X).mean(0))),
         Mistake("features must have one row for each of the 120 points, got shape (2, 120)", lambda X: solve_xor(X).T),

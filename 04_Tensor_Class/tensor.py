@@ -359,7 +359,8 @@ class Tensor:
             return
         value = value.data if isinstance(value, Tensor) else value
         try:
-            self.data[index] = value
+            part, rest = _integers_first(self.data, index)
+            part[rest] = value
         except _ERRORS as error:
             _again(error, None, "setitem", (self.data, value), {})
 
@@ -528,6 +529,8 @@ def _needed(name, pullbacks, nodes):
         parents, kept = [], []
         for i, node in enumerate(nodes):
             if node is not None:
+                if pullbacks[i] is None:
+                    raise ValueError(f"{name}: it has no gradient for input {i + 1}, which requires one")
                 parents.append(node)
                 kept.append(pullbacks[i])
         return tuple(parents), tuple(kept)
@@ -1653,23 +1656,23 @@ def _index(index):
     return np.array(index, None if len(index) else int64) if isinstance(index, list) else index
 
 
-def _steps(index):
-    """An index in two steps, first the integers and then the rest, where integers and arrays meet in it.
+def _integers_first(array, index):
+    """The part of an array that the integers of an index pick, and the rest of the index, where arrays stand beside them.
 
     NumPy counts an integer beside an array as an array, which may move axes; PyTorch takes the integers first.
     """
     if type(index) is not tuple:
-        return (), index
+        return array, index
     whole = [isinstance(i, int | np.integer) and not isinstance(i, bool) for i in index]
     if not any(whole) or not [i for i in index if type(i) is _ndarray]:
-        return (), index
+        return array, index
     first = []
     for i, number in zip(index, whole, strict=True):
         if number or i is ...:
             first.append(i)
         elif i is not None:
             first += [slice(None)] * (i.ndim if type(i) is _ndarray and i.dtype == bool else 1)
-    return tuple(first), tuple(i for i, number in zip(index, whole, strict=True) if not number)
+    return array[tuple(first)], tuple(i for i, number in zip(index, whole, strict=True) if not number)
 
 
 @differentiable_view
@@ -1679,8 +1682,8 @@ def getitem(x, index):
         y = x[index]
     else:
         index = _index(index)
-        first, second = _steps(index)
-        y = x[first][second] if first else x[index]
+        part, rest = _integers_first(x, index)
+        y = part[rest]
     if type(y) is not _ndarray:
         y = x[(*index, ...)] if type(index) is tuple else x[index, ...]  # a view, not a number
     return y, lambda g: _Part(index, g)
@@ -1688,15 +1691,14 @@ def getitem(x, index):
 
 def _add_at(d, index, g):
     """d[index] += g in place, where `g` is added as often as `index` names a place."""
-    first, second = _steps(index)
-    part = d[first] if first else d
-    arrays = [i for i in (second if type(second) is tuple else (second,)) if type(i) is _ndarray and i.dtype != bool]
+    part, rest = _integers_first(d, index)
+    arrays = [i for i in (rest if type(rest) is tuple else (rest,)) if type(i) is _ndarray and i.dtype != bool]
     if not arrays:
-        part[second] += g
-    elif type(second) is _ndarray and second.size > 100 and d.ndim > 1:
-        _add_rows(part, second, g)
+        part[rest] += g
+    elif type(rest) is _ndarray and rest.size > 100 and d.ndim > 1:
+        _add_rows(part, rest, g)
     else:
-        np.add.at(part, second, g)
+        np.add.at(part, rest, g)
 
 
 def _add_rows(target, index, g):
@@ -1710,15 +1712,17 @@ def _add_rows(target, index, g):
 @differentiable
 def index_put(x, value, *, index):
     """A copy of x in which x[index] = value; where `index` names a place twice, one of the values wins."""
-    y = x.copy()
-    y[index] = value
+    def put(array, value):
+        array = array.copy()
+        part, rest = _integers_first(array, index)
+        part[rest] = value
+        return array
 
-    def by_x(g):
-        d = g.copy()
-        d[index] = 0
-        return d
+    def by_value(g):
+        part, rest = _integers_first(g, index)
+        return part[rest]
 
-    return y, (by_x, lambda g: g[index])
+    return put(x, value), (lambda g: put(g, 0), by_value)
 
 
 Tensor.__getitem__ = getitem

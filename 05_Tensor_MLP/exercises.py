@@ -196,7 +196,7 @@ class NotThree(TypeError):
 
 def three_steps(answer, theta, gradients):
     """Parameters, and what is remembered, after three steps."""
-    m = v = np.zeros_like(theta)
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, g in enumerate(gradients, 1):
         result = answer(theta, g, m, v, t)
         if result is None:

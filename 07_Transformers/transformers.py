@@ -397,6 +397,8 @@ class MultiHeadAttention(Module):
         `attn_mask` as in `scaled_dot_product_attention`, broadcast to (B, H, T, T). With `cache`, a KVCache, x holds
         the positions after those in the cache, and sees those too; only under no_grad().
         """
+        if x.ndim != 3:
+            raise ValueError(f"MultiHeadAttention: expected x of shape (B, T, {self.n_embd}), got {tuple(x.shape)}")
         qkv, p = self.c_attn(x), self.dropout if self.training else 0.0
         if cache is not None:
             y = self._cached(qkv, attn_mask, cache)
@@ -1101,7 +1103,7 @@ class GPT(Module):
 
     def num_parameters(self, non_embedding=True):
         """How many numbers are trained; without those of the position table, unless told otherwise,
-        as GPT-2 is counted."""
+        as nanoGPT counts."""
         positions = self.transformer.wpe.weight.data.size if non_embedding and self.config.positions == "learned" else 0
         return sum(p.data.size for p in self.parameters()) - positions
 
@@ -1229,8 +1231,8 @@ def generate(model, prompt, max_new_tokens=200, *, tokenizer=None, temperature=1
     max_new_tokens : how many tokens to add, at most.
     temperature, top_k, top_p : see `token_probabilities`; temperature 0 always takes the likeliest token.
     seed : a number or a NumPy generator; the engine's own generator without one.
-    stop : text, or an id, or a list of them; it ends with the first of them that comes up, which is still part of it.
-        Not for several prompts at once.
+    stop : text, with a `tokenizer`, else an id, or a list of them; it ends with the first of them that comes up,
+        which is still part of it. Not for several prompts at once.
     stream : return an iterator over the new pieces, as they come, instead of the whole.
     use_cache : keep the keys and values of what was read, instead of computing them for every token again.
 
@@ -1243,10 +1245,12 @@ def generate(model, prompt, max_new_tokens=200, *, tokenizer=None, temperature=1
     if not ids.size:
         raise ValueError("generate: the prompt is empty; it needs at least one token to continue, "
                          "such as a line's end")
-    if ids.ndim > 2 or ids.dtype.kind not in "iu" or max_new_tokens < 0:
+    if not 1 <= ids.ndim <= 2 or ids.dtype.kind not in "iu" or max_new_tokens < 0:
         raise ValueError("generate: expected ids (T,) or (B, T) and max_new_tokens of at least 0, "
                          f"got shape {ids.shape} of {ids.dtype} and {max_new_tokens}")
-    stops = [] if stop is None else list(stop) if isinstance(stop, list | tuple | set) else [stop]
+    stops = [] if stop is None else list(stop) if isinstance(stop, list | tuple | set | np.ndarray) else [stop]
+    if any(isinstance(s, str) != (tokenizer is not None) for s in stops):
+        raise ValueError(f"generate: stop is {'text with a' if tokenizer else 'an id without a'} tokenizer, got {stop!r}")
     if stops and (ids.ndim > 1 or "" in stops):
         raise ValueError("generate: stop is for one prompt at a time, and not empty; "
                          f"got {stop!r} for ids of shape {ids.shape}")

@@ -228,7 +228,7 @@ def percentile(seconds, q):
 
 def many_percentiles(answer, seconds):
     """Percentiles of one list; it comes unsorted."""
-    values = [answer(list(seconds), q) for q in (1, 25, 50, 90, 99, 100)]
+    values = [answer(list(seconds), q) for q in (1, 7, 25, 50, 90, 99, 100)]
     return None if all(value is None for value in values) else np.array(values, dtype=float)
 
 
@@ -244,6 +244,8 @@ PERCENTILE = Exercise(
     mistakes=[
         Mistake("this is still the colleague's: int() rounds down, so the value lies too low",
                 lambda s, q: sorted(s)[int(q / 100 * (len(s) - 1))]),
+        Mistake("q / 100 * n may come out as 7.000000000000001, which ceil makes 8: compute q * n / 100",
+                lambda s, q: sorted(s)[max(ceil(q / 100 * len(s)), 1) - 1]),
         Mistake("it runs over the end of the list, or one place too far: Python counts from 0",
                 lambda s, q: sorted(s)[min(ceil(q * len(s) / 100), len(s) - 1)]),
         Mistake("the times have to be sorted first", lambda s, q: s[max(ceil(q * len(s) / 100), 1) - 1]),

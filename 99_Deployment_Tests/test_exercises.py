@@ -38,6 +38,15 @@ def test_the_tokeniser_of_chapter_07_solves_its_own_exercise():
     assert grade(exercises("07")["07.5"], encode).passed is True
 
 
+def test_a_step_of_adam_may_change_its_averages_in_place():
+    def step(theta, g, m, v, t):
+        m += 0.1 * (g - m)
+        v += 0.001 * (g * g - v)
+        return theta - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), m, v
+
+    assert grade(exercises("05")["05.4"], step).passed is True
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_ids_are_numbered_within_their_chapter(chapter):
     assert list(exercises(chapter)) == [f"{chapter}.{i + 1}" for i in range(len(exercises(chapter)))]

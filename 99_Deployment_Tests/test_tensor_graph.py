@@ -16,7 +16,7 @@ import shared
 from shared import tensor as engine
 from shared.scalar_autograd import topological_order
 from shared.scalar_mlp import SGD, Module
-from shared.tensor import Tensor, cat, enable_grad, is_grad_enabled, no_grad, ones, zeros
+from shared.tensor import Tensor, cat, enable_grad, is_grad_enabled, no_grad, ones, where, zeros
 
 ROOT = Path(shared.__file__).resolve().parent.parent
 
@@ -238,6 +238,16 @@ class TestGradients:
         with no_grad():
             add(x, x)
         assert calls == [1, 1]
+
+    def test_an_input_without_a_pullback_must_not_require_a_gradient(self):
+        x, condition = leaf(3), Tensor(np.array([1.0, 0.0, 1.0]))
+        where(condition, x, 0.0).sum().backward()
+        assert x.grad.tolist() == [1, 0, 1]
+        condition.requires_grad_()
+        with pytest.raises(ValueError, match="where: it has no gradient for input 1"):
+            where(condition, x, 0.0)
+        with no_grad():
+            assert where(condition, x, 0.0).tolist() == (x.data * [1, 0, 1]).tolist()
 
     def test_a_pullback_for_several_inputs_hears_which_want_a_gradient(self, lifted):
         heard = []
@@ -649,6 +659,15 @@ def test_setitem_is_recorded():
     (y * Tensor(np.array([1.0, 10.0, 100.0]))).sum().backward()
     assert x.grad.tolist() == [2, 0, 0]
     np.testing.assert_allclose(value.grad, [30, 300])
+
+
+@pytest.mark.parametrize("index", [(0, slice(None), [2, 0]), (slice(None), [1, 3, 0], 1), (1, ..., [1, 0])], ids=str)
+def test_setitem_writes_where_getitem_reads(index):
+    """Also where an integer stands beside an array, which NumPy alone would read in another order."""
+    for x in (Tensor(np.zeros((3, 4, 3))), leaf(3, 4, 3) * 1.0):
+        value = Tensor(np.arange(1.0, 1.0 + x[index].numel()).reshape(x[index].shape))
+        x[index] = value
+        assert x[index].tolist() == value.tolist()
 
 
 def test_setitem_into_a_constant_starts_a_graph():

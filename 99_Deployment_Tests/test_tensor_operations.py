@@ -110,9 +110,13 @@ CASES = {  # name: [(inputs, options), ...]; an input is a shape to be drawn, or
         (((3, 4), value), {"index": index}) for index, value in (
             (0, (4,)), (1, ()), (slice(0, 2), (2, 4)), (slice(0, 2), (1, 4)), ((slice(None), 1), (3,)),
             (np.array([2, 0]), (2, 4)),
-            (MASK, ()), (MASK, (6,)), ((1, 2), 5.0),
+            (MASK, ()), (MASK, (6,)), ((1, 2), 5.0), ((1, np.array([0, 3])), (2,)),
         )
-    ],
+    ] + [(((3, 4, 2), value), {"index": index}) for index, value in (
+        ((0, slice(None), np.array([1, 0])), (4, 2)), ((slice(None), np.array([3, 1, 0]), 1), (3, 3)),
+        ((np.array([2, 0]), slice(None), np.array([1, 1])), ()), ((1, Ellipsis, np.array([1])), (4, 1)),
+        ((0, MASK[0], np.array([0])), ()),
+    )],
     "cat": [
         (((2, 3), (2, 3)), {"dim": 0}), (((2, 3), (2, 1), (2, 4)), {"dim": -1}), (((3,),), {}), (((0, 2), (3, 2)), {}),
         (((2, 1, 3), (2, 2, 3)), {"dim": 1}),
