@@ -1657,7 +1657,7 @@ def _index(index):
 
 
 def _integers_first(array, index):
-    """The part of an array that the integers of an index pick, and the rest of the index, where arrays stand beside them.
+    """The part of an array that an index's integers pick, where arrays stand beside them, and the rest of the index.
 
     NumPy counts an integer beside an array as an array, which may move axes; PyTorch takes the integers first.
     """

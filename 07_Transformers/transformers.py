@@ -1243,17 +1243,11 @@ def generate(model, prompt, max_new_tokens=200, *, tokenizer=None, temperature=1
     _check_sampling(temperature, top_k, top_p)
     ids = tokenizer.encode(prompt) if tokenizer else np.asarray(data_of(prompt))
     if not ids.size:
-        raise ValueError("generate: the prompt is empty; it needs at least one token to continue, "
-                         "such as a line's end")
+        raise ValueError("generate: the prompt is empty; it needs at least one token, such as a line's end")
     if not 1 <= ids.ndim <= 2 or ids.dtype.kind not in "iu" or max_new_tokens < 0:
         raise ValueError("generate: expected ids (T,) or (B, T) and max_new_tokens of at least 0, "
                          f"got shape {ids.shape} of {ids.dtype} and {max_new_tokens}")
-    stops = [] if stop is None else list(stop) if isinstance(stop, list | tuple | set | np.ndarray) else [stop]
-    if any(isinstance(s, str) != (tokenizer is not None) for s in stops):
-        raise ValueError(f"generate: stop is {'text with a' if tokenizer else 'an id without a'} tokenizer, got {stop!r}")
-    if stops and (ids.ndim > 1 or "" in stops):
-        raise ValueError("generate: stop is for one prompt at a time, and not empty; "
-                         f"got {stop!r} for ids of shape {ids.shape}")
+    stops = _stops(stop, ids, tokenizer)
     generator = default_generator() if seed is None else np.random.default_rng(seed)
     new = _next_ids(model, np.atleast_2d(ids), max_new_tokens, (temperature, top_k, top_p), generator, use_cache)
     pieces = _until(_texts(tokenizer, new) if tokenizer else new if ids.ndim > 1 else (int(i[0]) for i in new), stops)
@@ -1268,6 +1262,18 @@ def generate(model, prompt, max_new_tokens=200, *, tokenizer=None, temperature=1
 def _texts(tokenizer, new):
     """Yield the text of each new id, of one sequence."""
     yield from tokenizer.decode_each(i[0] for i in new)
+
+
+def _stops(stop, ids, tokenizer):
+    """What `generate` was told to stop at, as a list, checked."""
+    stops = [] if stop is None else list(stop) if isinstance(stop, list | tuple | set | np.ndarray) else [stop]
+    if any(isinstance(s, str) != (tokenizer is not None) for s in stops):
+        kind = "text with a" if tokenizer else "an id without a"
+        raise ValueError(f"generate: stop is {kind} tokenizer, got {stop!r}")
+    if stops and (ids.ndim > 1 or "" in stops):
+        raise ValueError("generate: stop is for one prompt at a time, and not empty; "
+                         f"got {stop!r} for ids of shape {ids.shape}")
+    return stops
 
 
 def _until(pieces, stops):
