@@ -221,6 +221,7 @@ ADAM = Exercise(
     expected=lambda theta, g, m, v, t: adam_step(theta, g, m, v, t),
     cases=lambda rng: [(rng.normal(size=5), rng.normal(size=(3, 5))), (rng.normal(size=2), 100 * rng.normal(size=(3, 2)))],
     observe=three_steps,
+    atol=1e-5,  # where eps counts is a matter of taste
     mistakes=[
         Mistake("this is still the colleague's step: both means start at zero, and nobody makes up for it",
                 wrong_adam(correct=(False, False))),
