@@ -877,8 +877,8 @@ def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=
     Raises TypeError for inputs of another type, ValueError where no input requires a gradient. Section 9.
     """
     inputs = inputs if isinstance(inputs, tuple | list) else (inputs,)
-    leaves = {i: Tensor(x.data, requires_grad=True) for i, x in enumerate(inputs)
-              if isinstance(x, Tensor) and x.requires_grad}
+    leaves = {i: x if x.is_leaf else Tensor(x.data, requires_grad=True) for i, x in enumerate(inputs)
+              if isinstance(x, Tensor) and x.requires_grad}  # not copies: a module knows its parameters by itself
     if not leaves:
         raise ValueError("gradcheck: no input requires a gradient")
     if wrong := [i for i, x in leaves.items() if x.dtype != float64]:
@@ -887,12 +887,9 @@ def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=
     arguments = [leaves.get(i, x) for i, x in enumerate(inputs)]
     rng = np.random.default_rng(seed)
     upstream = [rng.standard_normal(y.shape) for y in _outputs(function, arguments)]
-    for y, g in zip(_outputs(function, arguments), upstream, strict=True):
-        if y.requires_grad:
-            y.backward(g, retain_graph=True)
+    found = _pulled_back(function, arguments, leaves, upstream)
     for i, x in leaves.items():
-        got, expected = (np.zeros(x.shape) if x.grad is None else x.grad,
-                         _slopes(function, arguments, x.data, upstream, eps))
+        got, expected = found[i], _slopes(function, arguments, x.data, upstream, eps)
         excess = np.abs(got - expected) - atol - rtol * np.abs(expected)
         if not (excess <= 0).all():
             worst = np.unravel_index(np.nanargmax(np.where(np.isnan(excess), np.inf, excess)), x.shape)
@@ -911,6 +908,21 @@ def _outputs(function, arguments):
     return value if isinstance(value, tuple | list) else (value,)
 
 
+def _pulled_back(function, arguments, leaves, upstream):
+    """The gradients that backward gives to each of the leaves, which get their own back afterwards."""
+    own = {i: x.grad for i, x in leaves.items()}
+    try:
+        for x in leaves.values():
+            x.grad = None
+        for y, g in zip(_outputs(function, arguments), upstream, strict=True):
+            if y.requires_grad:
+                y.backward(g, retain_graph=True)
+        return {i: np.zeros(x.shape) if x.grad is None else x.grad for i, x in leaves.items()}
+    finally:
+        for i, x in leaves.items():
+            x.grad = own[i]
+
+
 def _slopes(function, arguments, data, upstream, eps):
     """The slope of the outputs, weighted with `upstream`, by each element of `data`, one of the arguments' arrays."""
     def weighted():
@@ -920,11 +932,13 @@ def _slopes(function, arguments, data, upstream, eps):
     with no_grad():
         for place in np.ndindex(data.shape):
             kept = data[place]
-            data[place] = kept + eps
-            above = weighted()
-            data[place] = kept - eps
-            slopes[place] = (above - weighted()) / (2 * eps)
-            data[place] = kept
+            try:
+                data[place] = kept + eps
+                above = weighted()
+                data[place] = kept - eps
+                slopes[place] = (above - weighted()) / (2 * eps)
+            finally:
+                data[place] = kept
     return slopes
 
 
@@ -1094,7 +1108,7 @@ def pow(a, b):
 @differentiable
 def remainder(a, b):
     """The remainder of a / b with the sign of b, as Python's %."""
-    return a % b, (lambda g: g, lambda g: -g * np.floor(a / b))
+    return a % b, (lambda g: g, lambda g: -g * np.floor_divide(a, b))
 
 
 Tensor.__pow__ = Tensor.pow = pow
@@ -1648,12 +1662,16 @@ Tensor.mT = property(lambda self: transpose(self, dim0=-1, dim1=-2), doc="The la
 
 
 def _index(index):
-    """An index as NumPy takes it: tensors and lists become arrays."""
-    if type(index) is tuple:
-        return tuple([_index(i) for i in index])
-    if isinstance(index, Tensor):
-        return index.data
-    return np.array(index, None if len(index) else int64) if isinstance(index, list) else index
+    """An index as NumPy takes it: its tensors and lists become arrays, and whole numbers without axes integers."""
+    return tuple([_entry(i) for i in index]) if type(index) is tuple else _entry(index)
+
+
+def _entry(i):
+    """One entry of an index."""
+    i = i.data if isinstance(i, Tensor) else i
+    if isinstance(i, list | tuple | range):
+        return np.array(i, None if len(i) else int64)
+    return int(i) if type(i) is _ndarray and not i.ndim and i.dtype.kind in "iu" else i
 
 
 def _integers_first(array, index):
@@ -1703,7 +1721,7 @@ def _add_at(d, index, g):
 
 def _add_rows(target, index, g):
     """target[index] += g for an array of row numbers, where repeated rows add up: sorted, and summed run by run."""
-    rows = index.ravel() % len(target)
+    rows = index.ravel().astype(np.intp) % len(target)
     order = np.argsort(rows, kind="stable")
     rows, starts = np.unique(rows[order], return_index=True)
     target[rows] += np.add.reduceat(g.reshape(-1, *target.shape[1:])[order], starts, axis=0)
@@ -1720,12 +1738,31 @@ def index_put(x, value, *, index):
 
     def by_value(g):
         part, rest = _integers_first(g, index)
-        return part[rest]
+        d = part[rest]
+        return d.reshape((1,) * (axes - np.ndim(d)) + np.shape(d))  # a value may have axes of size 1 in front
+
+    axes = np.ndim(value)
 
     return put(x, value), (lambda g: put(g, 0), by_value)
 
 
 Tensor.__getitem__ = getitem
+
+
+def _in_place(operation):
+    """`x -= y` and the like: of a leaf that requires a gradient the numbers are changed; else it is x = x - y."""
+    def changed(self, other):
+        if self._node is None or self._node.vjp is not None:
+            return operation(self, other)
+        with no_grad():
+            value = operation(self, other)
+        self[...] = value
+        return self
+
+    return changed
+
+
+Tensor.__iadd__, Tensor.__isub__, Tensor.__imul__, Tensor.__itruediv__ = map(_in_place, (add, sub, mul, div))
 
 
 def split(x, split_size_or_sections, dim=0):

@@ -632,13 +632,13 @@ class _Adaptive(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
+                if not p.data.flags.c_contiguous:
+                    p.data = p.data.copy()  # so that it, and what is remembered beside it, lie flat
                 memory = self.state[p]
                 if not memory:
                     memory["step"] = 0
                     memory.update({name: np.zeros_like(p.data) for name in self._names(group)})
                 memory["step"] += 1
-                if not p.data.flags.c_contiguous:
-                    p.data = p.data.copy()
                 flat = [a.reshape(-1)
                         for a in (p.data, data_of(p.grad), *(memory[name] for name in self._names(group)))]
                 kind = p.data.dtype

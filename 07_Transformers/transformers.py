@@ -133,6 +133,14 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
+def _check_mask(name, attn_mask):
+    """Raise TypeError for a mask of whole numbers: it would be added to the scores, as if 1 and 0 were hardly
+    different."""
+    kind = np.asarray(data_of(attn_mask)).dtype
+    if kind.kind not in "bf":
+        raise TypeError(f"{name}: attn_mask is booleans, or floating-point numbers to be added, got {kind}")
+
+
 def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
     """softmax(query key^T * scale) of tensors (..., L, D) and (..., S, D): (..., L, S),
     the rows of which add up to 1.
@@ -140,6 +148,8 @@ def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
     The first half of `scaled_dot_product_attention`, whose arguments it has, step by step; for looking at. A row that
     may look at nothing is 0.
     """
+    if attn_mask is not None:
+        _check_mask("attention_weights", attn_mask)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (query @ key.transpose(-2, -1)) * scale
     hidden = np.zeros(scores.shape, bool)
@@ -324,8 +334,8 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
     to the scores. With `is_causal` query i sees the keys 0 to i. `scale` is 1 / sqrt(D) unless given. `dropout_p` is
     the probability with which a weight is set to 0, and the others divided by 1 - p, always, as in PyTorch: pass 0
     outside of training. A query that may look at nothing gets zeros. The scores are never twice in memory.
-    Raises ValueError where shapes do not fit, for a mask beside `is_causal`, and for a `dropout_p` outside 0 to 1.
-    Vaswani et al. (2017), Attention is all you need, section 3.2.
+    Raises ValueError where shapes do not fit, for a mask beside `is_causal`, and for a `dropout_p` outside 0 to 1,
+    TypeError for a mask of whole numbers. Vaswani et al. (2017), Attention is all you need, section 3.2.
     """
     name, (q, k, v) = "scaled_dot_product_attention", (np.shape(data_of(a)) for a in (query, key, value))
     if min(len(q), len(k), len(v)) < 2 or q[-1] != k[-1] or k[-2] != v[-2]:
@@ -339,6 +349,7 @@ def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.
                "generator": generator or default_generator()}
     if attn_mask is None:
         return _attention(query, key, value, **options)
+    _check_mask(name, attn_mask)
     return _attention(query, key, value, attn_mask, **options)
 
 
@@ -450,10 +461,9 @@ class MultiHeadAttention(Module):
 
 def _with_triangle(attn_mask, length):
     """A mask that also hides what comes later: booleans stay booleans, numbers get -inf there."""
-    past = np.tri(length, dtype=bool)
-    if data_of(attn_mask).dtype.kind == "b":
-        return data_of(attn_mask) & past
-    return attn_mask + np.where(past, 0, -np.inf).astype(data_of(attn_mask).dtype)
+    _check_mask("MultiHeadAttention", attn_mask)
+    past, mask = np.tri(length, dtype=bool), data_of(attn_mask)
+    return mask & past if mask.dtype.kind == "b" else attn_mask + np.where(past, 0, -np.inf).astype(mask.dtype)
 
 
 class SinusoidalPositionalEncoding(Module):

@@ -1,6 +1,7 @@
 """The engine's graph: exact, linear in time, without cycles, freed on the way, and the same on every run."""
 
 import gc
+import operator
 import os
 import subprocess
 import sys
@@ -668,6 +669,64 @@ def test_setitem_writes_where_getitem_reads(index):
         value = Tensor(np.arange(1.0, 1.0 + x[index].numel()).reshape(x[index].shape))
         x[index] = value
         assert x[index].tolist() == value.tolist()
+
+
+def test_setitem_takes_values_with_axes_of_size_1_in_front():
+    x, value = leaf(2, 3) * 1.0, leaf(1, 3)
+    x[0] = value
+    (x * 2.0).sum().backward()
+    assert value.grad.tolist() == [[2.0] * 3]
+
+
+def test_byte_sized_ids_pick_rows_of_a_large_table():
+    table = Tensor(np.zeros((300, 2)), requires_grad=True)
+    ids = np.resize(np.array([0, 255], np.uint8), 150)
+    table[ids].sum().backward()
+    assert table.grad[[0, 1, 255]].tolist() == [[75.0] * 2, [0.0] * 2, [75.0] * 2]
+
+
+@pytest.mark.parametrize("index", [((0, 0, 1),), (slice(None), (0, 0)), (0, slice(None), (0, 1)), (Tensor(np.array(1)), [1, 2]),
+                                   (np.array(0), slice(None), [2, 1]), (range(2), 1)], ids=str)
+def test_indices_within_an_index_are_read_as_by_pytorch(index):
+    torch = pytest.importorskip("torch", reason="needs torch: pip install -e '.[test]'")
+    ours, theirs = leaf(3, 4, 3), None
+    theirs = torch.tensor(ours.data, requires_grad=True)
+    same = tuple(torch.tensor(i.data if isinstance(i, Tensor) else i) if isinstance(i, Tensor | np.ndarray)
+                 else list(i) if isinstance(i, range) else i for i in index)
+    mine, other = ours[index], theirs[same]
+    np.testing.assert_array_equal(mine.data, other.detach())
+    weight = np.arange(1.0, 1.0 + mine.numel()).reshape(mine.shape)
+    (mine * weight).sum().backward()
+    (other * torch.tensor(weight)).sum().backward()
+    np.testing.assert_array_equal(ours.grad, theirs.grad)
+
+
+def test_a_row_picked_by_a_tensor_without_axes_is_a_view():
+    table = zeros(2, 3)
+    table[Tensor(np.array(1))][2] = 5.0
+    assert table.tolist() == [[0, 0, 0], [0, 0, 5]]
+
+
+@pytest.mark.parametrize("change", [operator.iadd, operator.isub, operator.imul, operator.itruediv], ids=lambda f: f.__name__)
+def test_a_leaf_is_changed_in_place_under_no_grad_alone(change):
+    x = leaf(3)
+    before, data = x.data.copy(), x.data
+    with pytest.raises(RuntimeError, match=r"leaf that requires a gradient.*no_grad"):
+        change(x, 2.0)
+    np.testing.assert_array_equal(x.data, before)
+    with no_grad():
+        assert change(x, 2.0) is x
+    assert x.data is data and x.requires_grad and x.is_leaf
+    np.testing.assert_array_equal(data, change(before, 2.0))
+
+
+def test_of_other_tensors_a_changed_one_is_a_new_one():
+    x = leaf(3)
+    y = kept = x * x
+    y += 1.0
+    assert y is not kept
+    (y * kept).sum().backward()
+    np.testing.assert_allclose(x.grad, 4 * x.data**3 + 2 * x.data)
 
 
 def test_setitem_into_a_constant_starts_a_graph():

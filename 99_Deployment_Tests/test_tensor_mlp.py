@@ -453,6 +453,7 @@ def test_twenty_steps_equal_those_of_pytorch(name, dtype, monkeypatch):
     arrays = [numbers(0, 6, 5, dtype=dtype), numbers(1, 5, dtype=dtype)]
     x, y = numbers(2, 9, 6, dtype=dtype), numbers(3, 9, 5, dtype=dtype)
     ours, theirs = [Parameter(a.copy()) for a in arrays], [torch.tensor(a, requires_grad=True) for a in arrays]
+    ours[0].data = np.asfortranarray(ours[0].data)  # however its numbers lie
     groups = [[{"params": [ps[0]]}, {"params": [ps[1]], "lr": 0.02}] for ps in (ours, theirs)]
     steps = getattr(optim, kind)(groups[0], **settings), getattr(torch.optim, kind)(groups[1], **settings)
     unused = Parameter(np.ones(3, dtype))

@@ -146,6 +146,11 @@ def test_powers_and_remainders(pair, dtype, seed):
     agree(lambda lib, a, b: b % a, np.asarray(a), b)
 
 
+def test_the_divisor_of_a_remainder_feels_the_quotient_that_was_taken():
+    """1 / 0.1 rounds to 10, but 1 % 0.1 is 0.1, so the quotient was 9."""
+    agree(lambda lib, a, b: a % b, np.array([1.0, 3.0, -1.0], np.float32), np.full(3, 0.1, np.float32))
+
+
 @settings(drawn, max_examples=80)
 @given(shape=shapes, dtype=types, seed=seeds, number=st.sampled_from([0, 1, 2, 3, -1, 0.5, 2.0, -1.5, True, 7]),
     i=st.integers(0, 11))
