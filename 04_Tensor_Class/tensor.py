@@ -870,6 +870,7 @@ def gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-3, raise_exception=
     ----------
     function : takes the inputs and returns a tensor, or a tuple of tensors.
     inputs : a tensor or a tuple; those that require a gradient are checked, element by element, and must be float64.
+        Each element is moved a little, and put back; so a function may also know its inputs by itself.
     eps : the step. atol, rtol : the differences allowed, absolute and relative.
     raise_exception : raise ValueError, naming the worst input and element, instead of returning False.
     seed : of the random weights that make one number of the outputs.

@@ -38,13 +38,18 @@ def test_the_tokeniser_of_chapter_07_solves_its_own_exercise():
     assert grade(exercises("07")["07.5"], encode).passed is True
 
 
-def test_a_step_of_adam_may_change_its_averages_in_place():
+def test_a_step_of_adam_may_change_its_averages_in_place_and_add_eps_where_the_paper_does():
     def step(theta, g, m, v, t):
         m += 0.1 * (g - m)
         v += 0.001 * (g * g - v)
         return theta - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), m, v
 
+    def as_the_paper_computes_it(theta, g, m, v, t):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        return theta - 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8), m, v
+
     assert grade(exercises("05")["05.4"], step).passed is True
+    assert grade(exercises("05")["05.4"], as_the_paper_computes_it).passed is True
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
